@@ -1,0 +1,59 @@
+import type { ErrorBody } from './errors.ts'
+import type { TemplateId } from './template.ts'
+import type { MigrationId, PeerIdText } from './vm.ts'
+
+/** How a move ended. `in-doubt` is not an end: it is reported while nobody may run the VM. */
+export type MigrationOutcome = 'completed' | 'failed' | 'cancelled' | 'refused' | 'in-doubt'
+
+/** Where a move stands; each phase is timed. */
+export type MigrationPhase = 'negotiate' | 'template' | 'rounds' | 'blackout'
+
+export interface RoundReport {
+  pages: number
+  bytes: number
+  ms: number
+}
+
+/** Pages sent, by encoding, beside what the guest has. */
+export interface PageReport {
+  guest: number
+  private: number
+  sent: number
+  /** Private pages that equal the template and were never sent otherwise. */
+  omitted: number
+  zero: number
+  xor: number
+  zstd: number
+  raw: number
+  reference: number
+  template: number
+}
+
+/** What one move did: the `migrate --json` document. */
+export interface MigrationReport {
+  migrationId: MigrationId
+  vm: string
+  from: PeerIdText
+  to: PeerIdText
+  templateId: TemplateId
+  outcome: MigrationOutcome
+  durationsMs: { total: number; negotiate: number; template: number; rounds: number; blackout: number }
+  /** `wire`: every byte put on streams for this move, both ways; `stockEquivalent`: what a plain QEMU migration would send. */
+  bytes: { wire: number; template: number; pages: number; deviceState: number; stockEquivalent: number }
+  pages: PageReport
+  rounds: RoundReport[]
+  destination: { private: number; shared: number } | null
+  digest: 'verified' | null
+  error: ErrorBody | null
+}
+
+/** A step of a move, as `migrate` and `migration watch` show it. */
+export interface MigrationProgress {
+  migrationId: MigrationId
+  vm: string
+  to: PeerIdText
+  phase: MigrationPhase
+  round: number
+  pagesSent: number
+  bytesSent: number
+}
