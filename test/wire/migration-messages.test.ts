@@ -1,0 +1,122 @@
+import { randomBytes, randomUUID } from 'node:crypto'
+import { expect, test } from 'vitest'
+import {
+  type ControlMessage,
+  controlCodec,
+  pagesCodec,
+  verdictCodec,
+} from '../../src/wire/migration-messages.ts'
+import { messageType } from '../../src/wire/schema.ts'
+
+const offer: Extract<ControlMessage, { kind: 'offer' }> = {
+  kind: 'offer',
+  migrationId: randomUUID(),
+  vm: {
+    id: randomUUID(),
+    name: 'web-1',
+    templateId: `bafkrei${'a'.repeat(52)}`,
+    generationId: randomUUID(),
+    nics: [
+      {
+        kind: 'user',
+        slot: 0,
+        mac: '52:54:00:12:34:56',
+        forwards: [{ protocol: 'tcp', hostPort: 8080, guestPort: 80 }],
+      },
+    ],
+    hasDisk: false,
+  },
+  epoch: 2 ** 40,
+  privatePages: 88,
+  hashSeed: 0xffffffff,
+  qemuVersion: '7.2.22',
+  paused: false,
+  machine: {
+    machineType: 'pc-q35-7.2',
+    accelerator: 'tcg',
+    cpuModel: 'qemu64-v1',
+    cpus: 1,
+    memoryBytes: 2 ** 33,
+    spareRootPorts: 4,
+    kernelCommandLine: 'console=ttyS0 quiet',
+  },
+}
+
+test.each<ControlMessage>([
+  offer,
+  { kind: 'accept', templateMissing: true },
+  { kind: 'refuse', code: 'NOT_ENOUGH_MEMORY', message: 'no', detailsJson: '{}' },
+  { kind: 'prepared', templateBytes: 2 ** 33 },
+  { kind: 'ready', digest: randomBytes(32) },
+  { kind: 'running' },
+  { kind: 'abort', code: 'INTERNAL', message: '' },
+])('$kind comes back as it was', (message) => {
+  const back = controlCodec.decode(controlCodec.encode(message))
+  expect(JSON.stringify(back, sorted)).toBe(JSON.stringify(message, sorted))
+})
+
+/** Objects with sorted keys: the order of fields is the encoder's. */
+function sorted(_: string, value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value
+  return Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+const control = messageType('drover.migration.Control')
+const encode = (body: object) => control.encode(control.fromObject(body)).finish()
+
+test.each<[string, Uint8Array]>([
+  ['nothing', new Uint8Array(0)],
+  ['noise', randomBytes(64)],
+  ['a truncated offer', controlCodec.encode(offer).subarray(0, 60)],
+  ['an unknown body', Buffer.from([0xfa, 0x01, 0x00])],
+  ['an id in capitals', encode({ offer: { ...offer, migrationId: randomUUID().toUpperCase() } })],
+  ['an id that is no UUID', encode({ offer: { ...offer, migrationId: '../../etc' } })],
+  ['a name that is a path', encode({ offer: { ...offer, vm: { ...offer.vm, name: '../x' } } })],
+  [
+    'a template id that is a path',
+    encode({ offer: { ...offer, vm: { ...offer.vm, templateId: '../../../etc/passwd' } } }),
+  ],
+  [
+    'a MAC with a comma',
+    encode({
+      offer: { ...offer, vm: { ...offer.vm, nics: [{ ...offer.vm.nics[0], mac: '52:54:00:12:34:56,x=y' }] } },
+    }),
+  ],
+  [
+    'a machine type with an option',
+    encode({
+      offer: { ...offer, machine: { ...offer.machine, machineType: 'pc-q35-7.2,dump-guest-core=on' } },
+    }),
+  ],
+  ['an offer without a VM', encode({ offer: { ...offer, vm: undefined } })],
+  ['a short digest', encode({ ready: { digest: randomBytes(31) } })],
+  ['an error code in lower case', encode({ abort: { code: 'rm -rf', message: '' } })],
+])('%s is malformed', (_, bytes) => {
+  expect(() => controlCodec.decode(bytes)).toThrow(expect.objectContaining({ code: 'MESSAGE_MALFORMED' }))
+})
+
+test('a page batch with more indices than a batch holds is malformed', () => {
+  const group = {
+    encoding: 'ENCODING_ZERO' as const,
+    indexDeltas: Array.from({ length: 257 }, () => 1),
+    data: new Uint8Array(0),
+  }
+  const bytes = pagesCodec.encode({ kind: 'batch', round: 1, groups: [group] })
+  expect(() => pagesCodec.decode(bytes)).toThrow(expect.objectContaining({ code: 'MESSAGE_MALFORMED' }))
+})
+
+test('an encoding of zero is malformed: it is nobody’s choice', () => {
+  const type = messageType('drover.migration.PagesFrame')
+  const bytes = type.encode(type.fromObject({ batch: { round: 1, groups: [{ indexDeltas: [1] }] } })).finish()
+  expect(() => pagesCodec.decode(bytes)).toThrow(expect.objectContaining({ code: 'MESSAGE_MALFORMED' }))
+})
+
+test('what a peer says to people moves no cursor', () => {
+  const bytes = controlCodec.encode({ kind: 'abort', code: 'INTERNAL', message: 'no\u001b[2J\nway' })
+  expect(controlCodec.decode(bytes)).toMatchObject({ message: 'no [2J way' })
+})
+
+test('verdicts are told apart', () => {
+  expect(verdictCodec.decode(verdictCodec.encode({ kind: 'granted' })).kind).toBe('granted')
+  expect(verdictCodec.decode(verdictCodec.encode({ kind: 'refused', reason: 'gone' })).kind).toBe('refused')
+})
