@@ -1,0 +1,23 @@
+/**
+ * One stock QEMU from outside. Knows no templates and no peers: it is told
+ * which files to use and which pages to load.
+ *
+ * - what a binary can do on this machine: `probeQemu`
+ * - start it, drive it, find it again, end it: `QemuLaunch`, `QemuProcess`, `QmpClient`
+ * - may a VM be moved, and what does its template hold beside RAM: `preflight`, `readStateFile`
+ * - write a VM into a QEMU that waits for one: `IncomingStream`, `advanceKvmclock`
+ * - images and processes it may be given: `readDiskFormat`, `isRunning`
+ */
+export { readDiskFormat } from './disk-image.ts'
+export { QEMU_ERRORS, QemuError } from './errors.ts'
+export { IncomingStream } from './incoming-stream.ts'
+export { advanceKvmclock } from './kvmclock.ts'
+export { type DiskFormat, MAX_ROOT_PORTS, type QemuLaunch, qemuArguments } from './launch.ts'
+export { preflight } from './preflight.ts'
+export { probeQemu, type QemuBinary } from './probe.ts'
+export { QemuProcess } from './process.ts'
+export { isRunning, readProcessIdentity } from './process-identity.ts'
+export { QmpClient } from './qmp.ts'
+export type { QmpCommands, QmpEvent } from './qmp-commands.ts'
+export { readStateFile, type StateBlock, type StateFile, type StatePage } from './state-file.ts'
+export { RAM_BLOCK } from './stream-format.ts'

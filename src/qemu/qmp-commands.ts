@@ -1,0 +1,59 @@
+/**
+ * The QMP commands and events that drover uses, as QEMU 7.2 to 11.0 define
+ * them (qapi/*.json in QEMU's sources).
+ */
+
+export interface QemuVersion {
+  major: number
+  minor: number
+  micro: number
+}
+
+export type MigrationCapability = 'events' | 'x-ignore-shared'
+
+export interface QmpCommands {
+  cont: { arguments: undefined; returns: unknown }
+  stop: { arguments: undefined; returns: unknown }
+  quit: { arguments: undefined; returns: unknown }
+  system_reset: { arguments: undefined; returns: unknown }
+  system_powerdown: { arguments: undefined; returns: unknown }
+  'query-status': { arguments: undefined; returns: { status: string; running: boolean } }
+  'query-vm-generation-id': { arguments: undefined; returns: { guid: string } }
+  'query-migrate': {
+    arguments: undefined
+    returns: { status?: string; 'error-desc'?: string; 'blocked-reasons'?: string[] }
+  }
+  'query-named-block-nodes': {
+    arguments: { flat: boolean }
+    /** `active`: since 10.0. */
+    returns: { 'node-name'?: string; drv: string; active?: boolean }[]
+  }
+  'x-query-ramblock': { arguments: undefined; returns: { 'human-readable-text': string } }
+  'qom-list': { arguments: { path: string }; returns: { name: string; type: string }[] }
+  'migrate-set-capabilities': {
+    arguments: { capabilities: { capability: MigrationCapability; state: boolean }[] }
+    returns: unknown
+  }
+  migrate: { arguments: { uri: string }; returns: unknown }
+  migrate_cancel: { arguments: undefined; returns: unknown }
+  /** `exit-on-error`: since 9.1. */
+  'migrate-incoming': { arguments: { uri: string; 'exit-on-error'?: boolean }; returns: unknown }
+  'xen-save-devices-state': { arguments: { filename: string; live: boolean }; returns: unknown }
+  netdev_add: {
+    arguments: { type: 'user'; id: string; hostfwd: { str: string }[] }
+    returns: unknown
+  }
+  netdev_del: { arguments: { id: string }; returns: unknown }
+  device_add: {
+    arguments: { driver: string; id: string; bus: string; [property: string]: unknown }
+    returns: unknown
+  }
+}
+
+export type QmpCommand = keyof QmpCommands
+
+/** An asynchronous message of QEMU. */
+export interface QmpEvent {
+  event: string
+  data: Record<string, unknown>
+}
