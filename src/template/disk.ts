@@ -1,0 +1,33 @@
+import { open, statfs } from 'node:fs/promises'
+import { TemplateError } from './errors.ts'
+
+/** Permissions of files that are still written to. */
+export const DRAFT_FILE_MODE = 0o600
+/** Permissions of sealed files: nobody writes to them again. */
+const SEALED_FILE_MODE = 0o444
+
+/** @throws TemplateError NOT_ENOUGH_DISK when the file system of `dir` has less than that left */
+export async function requireFreeBytes(dir: string, neededBytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(dir)
+  const freeBytes = bavail * bsize
+  if (neededBytes <= freeBytes) return
+  throw new TemplateError(
+    'NOT_ENOUGH_DISK',
+    `the template needs up to ${neededBytes} bytes, and where templates are kept ${freeBytes} are free: ` +
+      'remove templates (`drover template gc`) or enlarge the data directory',
+    { details: { neededBytes, freeBytes } },
+  )
+}
+
+/** What was written to a file, or entered into a directory, survives a power cut. */
+export async function syncPath(path: string): Promise<void> {
+  await using handle = await open(path)
+  await handle.sync()
+}
+
+/** Makes a file read-only and durable. */
+export async function sealFile(path: string): Promise<void> {
+  await using file = await open(path)
+  await file.chmod(SEALED_FILE_MODE)
+  await file.sync()
+}

@@ -1,0 +1,29 @@
+/**
+ * Templates by content: what one is (manifest, hashes), where this node keeps
+ * them (store, draft), and how one comes into being here: booted and sealed
+ * (create), or taken from a peer (fetch), who serves it (serve).
+ */
+export {
+  type CreateStep,
+  type CreateTemplateRequest,
+  createTemplate,
+  type TemplateBoot,
+  type TemplateBootRequest,
+} from './create.ts'
+export type { TemplateDraft } from './draft.ts'
+export { TEMPLATE_ERRORS, TemplateError } from './errors.ts'
+export { type FetchTemplateRequest, type FetchTemplateResult, fetchTemplate } from './fetch.ts'
+export { chunkHash, hashPages } from './hashing.ts'
+export type { DraftFiles, TemplateFiles } from './layout.ts'
+export { checkMachine, decodeManifest, encodeManifest, templateId } from './manifest.ts'
+export { TEMPLATE_PROTOCOL } from './protocol.ts'
+export { readTemplateState } from './read-state.ts'
+export { serveTemplate } from './serve.ts'
+export type { FetchProgress } from './shared-fetches.ts'
+export {
+  type DamagedTemplate,
+  TemplateStore,
+  type TemplateStoreComponents,
+  type TemplateStoreInit,
+} from './store.ts'
+export type { DamagedFile, VerifyOptions, VerifyProgress, VerifyResult } from './verify.ts'

@@ -1,0 +1,69 @@
+import { readFile, stat } from 'node:fs/promises'
+import { PAGE_BYTES } from '../domain/page.ts'
+import { TEMPLATE_FILES, type TemplateId, type TemplateManifest } from '../domain/template.ts'
+import { TemplateError } from './errors.ts'
+import { HASH_BYTES } from './hashing.ts'
+import { draftFiles, sealedFiles } from './layout.ts'
+import { decodeManifest, MAX_MANIFEST_BYTES, templateId } from './manifest.ts'
+
+export interface LoadedTemplate {
+  manifest: TemplateManifest
+  manifestBytes: Uint8Array
+  /** When it was sealed, as far as its files know. */
+  sealedAtMs: number
+}
+
+/**
+ * A sealed template as its directory shows it: the manifest is hashed, of the other files only the sizes are checked.
+ *
+ * @throws TemplateError TEMPLATE_DAMAGED
+ */
+export async function loadTemplate(dir: string, id: TemplateId): Promise<LoadedTemplate> {
+  const path = draftFiles(dir).manifest
+  const found = await stat(path).catch(() => null)
+  if (found === null || found.size > MAX_MANIFEST_BYTES) throw damaged(id, 'it has no manifest')
+  const manifestBytes = await readFile(path).catch((cause: unknown) => {
+    throw damaged(id, 'its manifest cannot be read', cause)
+  })
+  if (templateId(manifestBytes) !== id) throw damaged(id, 'its manifest is not the one that it is named by')
+  const manifest = decode(id, manifestBytes)
+  await checkSizes(dir, id, manifest)
+  return { manifest, manifestBytes, sealedAtMs: found.mtimeMs }
+}
+
+async function checkSizes(dir: string, id: TemplateId, manifest: TemplateManifest): Promise<void> {
+  const files = sealedFiles(dir, manifest)
+  const { memoryBytes } = manifest.machine
+  const expected: [file: string, path: string | null, sizeBytes: number | undefined][] = [
+    ['ram', files.ram, memoryBytes],
+    ['page-hashes', files.pageHashes, (memoryBytes / PAGE_BYTES) * HASH_BYTES],
+    ...TEMPLATE_FILES.map((file): [string, string | null, number | undefined] => [
+      file,
+      files[file],
+      manifest[file]?.sizeBytes,
+    ]),
+  ]
+  for (const [file, path, sizeBytes] of expected) {
+    if (path === null) continue
+    const found = await stat(path).catch(() => null)
+    if (found === null) throw damaged(id, `its ${file} file is missing`)
+    if (found.size !== sizeBytes)
+      throw damaged(id, `its ${file} file has ${found.size} bytes instead of ${sizeBytes}`)
+  }
+}
+
+function decode(id: TemplateId, manifestBytes: Uint8Array): TemplateManifest {
+  try {
+    return decodeManifest(manifestBytes)
+  } catch (cause) {
+    throw damaged(id, 'its manifest is not one that this version of drover knows', cause)
+  }
+}
+
+function damaged(id: TemplateId, reason: string, cause?: unknown): TemplateError {
+  return new TemplateError(
+    'TEMPLATE_DAMAGED',
+    `template ${id} can't be used: ${reason}; \`drover template rm\` it and pull or create it again`,
+    { cause, details: { id, reason } },
+  )
+}

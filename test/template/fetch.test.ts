@@ -1,0 +1,201 @@
+import { randomBytes } from 'node:crypto'
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { expect, test } from 'vitest'
+import { PAGE_BYTES } from '../../src/domain/page.ts'
+import { encodeManifest, type FetchProgress, serveTemplate, templateId } from '../../src/template/index.ts'
+import { templateReplyCodec } from '../../src/wire/template-messages.ts'
+import { aborted, addTemplate, CHUNKS, codeOf, machine, never, TestNode } from './fixture.ts'
+import { fetchFrom, lyingPeer, TestPeer } from './peers.ts'
+
+test('a fetched template is the same one, sparse and sealed', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const disk = Buffer.concat([randomBytes(1_500_000), Buffer.alloc(1_000_001)])
+  const noise = { 256: randomBytes(200 * PAGE_BYTES) }
+  const { id } = await addTemplate(source.store, 'alpine', { pages: { 1: 0x11 }, noise, disk })
+  const peer = new TestPeer(serveTemplate(source.store))
+  const progress: FetchProgress[] = []
+
+  const fetched = await fetchFrom(peer, target.store, id, {
+    name: 'edge',
+    onProgress: (p) => progress.push(p),
+  })
+  await peer.idle()
+
+  expect(fetched.record).toEqual({
+    ...source.store.get(id),
+    names: ['edge'],
+    createdAtMs: fetched.record.createdAtMs,
+  })
+  expect(fetched.bytesReceived).toBe(peer.channels.reduce((sum, channel) => sum + channel.bytesReceived, 0))
+  expect(fetched.bytesSent).toBe(peer.channels.reduce((sum, channel) => sum + channel.bytesSent, 0))
+  expect(progress.at(-1)).toEqual({
+    bytesReceived: fetched.bytesReceived,
+    chunksDone: CHUNKS,
+    chunksTotal: CHUNKS,
+  })
+  const [there, here] = [source.store.files(id), target.store.files(id)]
+  for (const file of ['manifest', 'ram', 'state', 'kernel', 'initrd', 'disk', 'pageHashes'] as const) {
+    expect((await readFile(here[file]!)).equals(await readFile(there[file]!)), file).toBe(true)
+    expect((await stat(here[file]!)).mode & 0o777, file).toBe(0o444)
+  }
+  expect((await stat(here.ram)).blocks * 512).toBeLessThan(202 * PAGE_BYTES)
+  expect((await stat(here.disk!)).blocks * 512).toBeLessThan(2_000_000)
+  expect(await target.store.verify(id, { signal: never() })).toEqual({ ok: true, damaged: [] })
+  await target.restart()
+  expect(target.store.resolve('edge').id).toBe(id)
+})
+
+test('zeros cost next to nothing, and the rest is compressed', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const { bytesReceived, bytesSent } = await fetchFrom(
+    new TestPeer(serveTemplate(source.store)),
+    target.store,
+    id,
+  )
+  expect(bytesReceived + bytesSent).toBeLessThan(1024)
+})
+
+test('a template that is there already is not fetched', async () => {
+  await using node = await TestNode.start()
+  const { id } = await addTemplate(node.store, 'alpine')
+  const nobody = new TestPeer(async () => {})
+  const fetched = await fetchFrom(nobody, node.store, id, { name: 'edge' })
+  expect(fetched).toMatchObject({ bytesReceived: 0, bytesSent: 0, record: { names: ['alpine', 'edge'] } })
+  expect(nobody.channels).toEqual([])
+})
+
+test('nothing is fetched under a name that is taken, or an id that is none', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  await addTemplate(target.store, 'edge', { kernel: 'another' })
+  const peer = new TestPeer(serveTemplate(source.store))
+  expect(await codeOf(fetchFrom(peer, target.store, id, { name: 'edge' }))).toBe('NAME_TAKEN')
+  expect(await codeOf(fetchFrom(peer, target.store, '../../etc'))).toBe('TEMPLATE_NOT_FOUND')
+  expect(peer.channels).toEqual([])
+})
+
+test('a peer without the template says so', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const id = templateId(new Uint8Array())
+  await expect(fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, id)).rejects.toMatchObject({
+    code: 'TEMPLATE_REFUSED',
+    details: { peer: 'server', code: 'TEMPLATE_NOT_FOUND' },
+  })
+})
+
+test('a template that the disk has no room for is not begun', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { manifest } = await addTemplate(source.store)
+  const huge = encodeManifest({ ...manifest, disk: { sha256: new Uint8Array(32), sizeBytes: 16 * 2 ** 40 } })
+  const peer = new TestPeer(async (channel) => {
+    await channel.send(templateReplyCodec.encode({ manifest: huge }))
+    await channel.close()
+  })
+  await expect(fetchFrom(peer, target.store, templateId(huge))).rejects.toMatchObject({
+    code: 'NOT_ENOUGH_DISK',
+    details: { neededBytes: expect.toSatisfy((bytes: number) => bytes > 16 * 2 ** 40) },
+  })
+  expect(await readdir(target.templatesDir)).toEqual([])
+  expect(peer.channels).toHaveLength(1)
+})
+
+test('memory of zeros needs no room', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { manifest } = await addTemplate(source.store, null, { pages: {} })
+  const zeros = Array.from({ length: 2 ** 18 }, () => manifest.chunkHashes[0]!)
+  const large = { ...manifest, machine: { ...machine, memoryBytes: 2 ** 38 }, chunkHashes: zeros }
+  const bytes = encodeManifest(large)
+  const replies = [{ manifest: bytes }, { refusal: { code: 'ENOUGH', message: 'the fetch had begun' } }]
+  const peer = new TestPeer(async (channel) => {
+    await channel.send(templateReplyCodec.encode(replies.shift()!))
+    await channel.close()
+  })
+  const fetching = fetchFrom(peer, target.store, templateId(bytes))
+  await expect(fetching).rejects.toMatchObject({ code: 'TEMPLATE_REFUSED', details: { code: 'ENOUGH' } })
+})
+
+test('a fetch under way is shared, and its bytes are counted once', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const peer = new TestPeer(serveTemplate(source.store))
+  const unused = new TestPeer(serveTemplate(source.store))
+  const [first, second] = await Promise.all([
+    fetchFrom(peer, target.store, id, { name: 'one' }),
+    fetchFrom(unused, target.store, id, { name: 'two' }),
+  ])
+  expect(first.bytesReceived).toBeGreaterThan(0)
+  expect(second).toMatchObject({ bytesReceived: 0, bytesSent: 0 })
+  expect(target.store.get(id).names.toSorted()).toEqual(['one', 'two'])
+  expect(unused.channels).toEqual([])
+})
+
+test('who started a shared fetch may leave it to the others', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const peer = new TestPeer(serveTemplate(source.store))
+  const unused = new TestPeer(serveTemplate(source.store))
+  const leave = new AbortController()
+  const first = fetchFrom(peer, target.store, id, { signal: leave.signal })
+  const second = fetchFrom(unused, target.store, id)
+  leave.abort(new Error('left'))
+  await expect(first).rejects.toThrow('left')
+  expect((await second).record.id).toBe(id)
+  expect(unused.channels).toEqual([])
+})
+
+test('when a shared fetch fails, the next one tries its own peer', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const liar = lyingPeer(source.store, () => [])
+  const first = codeOf(fetchFrom(liar, target.store, id))
+  const second = fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, id)
+  expect(await first).toBe('TEMPLATE_MISMATCH')
+  expect((await second).bytesReceived).toBeGreaterThan(0)
+})
+
+test('a cancelled fetch leaves nothing, and its channel is reset', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const cancel = new AbortController()
+  let served = 0
+  const peer = lyingPeer(source.store, (reply) => {
+    if ('chunk' in reply && ++served === 2) cancel.abort(new Error('cancelled'))
+    return [reply]
+  })
+  await expect(fetchFrom(peer, target.store, id, { signal: cancel.signal })).rejects.toThrow('cancelled')
+  expect(await readdir(target.templatesDir)).toEqual([])
+  await expect(peer.channels.at(-1)!.send(new Uint8Array())).rejects.toThrow('ended early')
+})
+
+test('stopping the store ends its fetches', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const silent = new TestPeer((_, signal) => aborted(signal))
+  const fetching = codeOf(fetchFrom(silent, target.store, id))
+  await target.store.stop()
+  expect(await fetching).toBe(DOMException.ABORT_ERR)
+})
+
+test('a peer that says nothing is given up', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  const stuck = new TestPeer(async (channel, signal) => {
+    await channel.receive({ maxBytes: 1000 })
+    await aborted(signal)
+  })
+  expect(await codeOf(fetchFrom(stuck, target.store, id, { frameTimeoutMs: 100 }))).toBe('TEMPLATE_TIMEOUT')
+  expect(await readdir(target.templatesDir)).toEqual([])
+})
