@@ -1,0 +1,78 @@
+import type { Level } from 'level'
+import { MAX_HELLO_MEMBERS } from '../wire/mesh-messages.ts'
+import { MeshError } from './errors.ts'
+
+/** What a member said about itself, over its own connection. */
+export interface MemberRecord {
+  peerId: string
+  name: string
+  /** Multiaddrs, as it gave them. */
+  addresses: string[]
+}
+
+/** As many as one hello can name. */
+const MAX_MEMBERS = MAX_HELLO_MEMBERS
+
+/** The members of the mesh that this node has met, this node not among them; kept in the database. */
+export class MemberBook {
+  readonly #self: { peerId: string; name: string }
+  readonly #members = new Map<string, MemberRecord>()
+  readonly #stored
+
+  constructor(components: { db: Level<string, unknown> }, init: { self: { peerId: string; name: string } }) {
+    this.#self = init.self
+    this.#stored = components.db.sublevel<string, MemberRecord>('members', { valueEncoding: 'json' })
+  }
+
+  async load(): Promise<void> {
+    for await (const [peerId, record] of this.#stored.iterator()) this.#members.set(peerId, record)
+    this.#members.delete(this.#self.peerId)
+  }
+
+  all(): MemberRecord[] {
+    return [...this.#members.values()]
+  }
+
+  get(peerId: string): MemberRecord | undefined {
+    return this.#members.get(peerId)
+  }
+
+  /**
+   * Takes what a peer said about itself.
+   *
+   * @returns whether it is a member for the first time; null when there is no room for another one
+   */
+  async introduce(record: MemberRecord): Promise<boolean | null> {
+    const known = this.#members.get(record.peerId)
+    if (known === undefined && this.#members.size >= MAX_MEMBERS) return null
+    this.#members.set(record.peerId, record)
+    if (known === undefined || !sameRecord(known, record)) await this.#stored.put(record.peerId, record)
+    return known === undefined
+  }
+
+  /**
+   * @param ref - a node's name or peer id
+   * @returns its peer id
+   * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS
+   */
+  resolve(ref: string): string {
+    if (ref === this.#self.peerId || this.#members.has(ref)) return ref
+    const named = [this.#self, ...this.#members.values()].filter(({ name }) => name === ref)
+    const [match, ...others] = named.map(({ peerId }) => peerId)
+    if (match === undefined) {
+      throw new MeshError('PEER_NOT_FOUND', `no node of this mesh is called ${ref}`, {
+        details: { peer: ref },
+      })
+    }
+    if (others.length > 0) {
+      throw new MeshError('PEER_AMBIGUOUS', `${named.length} nodes are called ${ref}: use the peer id`, {
+        details: { peer: ref, peerIds: [match, ...others] },
+      })
+    }
+    return match
+  }
+}
+
+function sameRecord(a: MemberRecord, b: MemberRecord): boolean {
+  return a.name === b.name && a.addresses.join() === b.addresses.join()
+}

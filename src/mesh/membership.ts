@@ -1,0 +1,280 @@
+import { setInterval } from 'node:timers/promises'
+import type { Connection, Libp2p } from '@libp2p/interface'
+import type { Multiaddr } from '@multiformats/multiaddr'
+import { errorBody } from '../domain/errors.ts'
+import type { Channel } from '../wire/channel.ts'
+import type { Hello } from '../wire/mesh-messages.ts'
+import { advertised, type DialableAddress, dialableAddresses } from './address.ts'
+import type { Channels } from './channels.ts'
+import { Dialer } from './dialer.ts'
+import { encodeHello, exchangeHellos, HELLO_PROTOCOL, HELLO_TIMEOUT_MS } from './hello.ts'
+import type { MeshLog } from './log.ts'
+import type { MemberBook } from './member-book.ts'
+import { measureRttMs } from './ping.ts'
+import { Redialer } from './redialer.ts'
+import { Tasks } from './tasks.ts'
+
+/**
+ * One hello with one member, picked at random, so often: what a node missed
+ * while it was away comes round within minutes. After news, and two nodes that
+ * join at the same moment are news that neither has, a few rounds follow each
+ * other quickly: log2 of the mesh's size is what it takes for everybody to
+ * know. The cost per node doesn't grow with the mesh (anti-entropy and rumors:
+ * Demers et al., "Epidemic algorithms for replicated database maintenance",
+ * PODC 1987).
+ */
+const GOSSIP_INTERVAL_MS = 30_000
+const NEWS_INTERVAL_MS = 500
+const MIN_NEWS_ROUNDS = 3
+
+/** Two who hear of each other: one dials, the other one waits so long for it. */
+const YIELD_MS = 500
+const MAX_HINTED_ADDRESSES = 16
+const RTT_INTERVAL_MS = 60_000
+const MAX_HELLO_CHANNELS = 8
+
+/** A node of the mesh, as it is shown to people and scripts. */
+export interface MemberView {
+  peerId: string
+  name: string
+  addresses: string[]
+  /** Whether there is a connection now; a member that is away stays a member. */
+  connected: boolean
+  /** Round trip when it was last measured; null before the first time and while away. */
+  rttMs: number | null
+  self: boolean
+}
+
+export interface MemberEvent {
+  kind: 'member-joined' | 'member-connected' | 'member-disconnected'
+  peerId: string
+  name: string
+}
+
+export interface MembershipComponents {
+  node: Libp2p
+  book: MemberBook
+  channels: Channels
+  log: MeshLog
+  onEvent: (event: MemberEvent) => void
+}
+
+/**
+ * Who belongs to the mesh. Two nodes that connect say hello: their names and
+ * addresses, and whom they have met. A name counts only from its bearer; what
+ * is said of others is a hint whom to dial.
+ */
+export class Membership {
+  readonly dialer: Dialer
+  readonly #node: Libp2p
+  readonly #book: MemberBook
+  readonly #channels: Channels
+  readonly #log: MeshLog
+  readonly #onEvent: (event: MemberEvent) => void
+  readonly #name: string
+  readonly #redialer: Redialer
+  readonly #tasks = new Tasks()
+  /** Where others say that somebody is. */
+  readonly #hints = new Map<string, Multiaddr[]>()
+  /** Members whose connection has been reported. */
+  readonly #present = new Set<string>()
+  readonly #rttMs = new Map<string, number>()
+  #newsRounds = 0
+  #gossipDueAtMs = 0
+
+  constructor({ node, book, channels, log, onEvent }: MembershipComponents, init: { name: string }) {
+    this.#node = node
+    this.#book = book
+    this.#channels = channels
+    this.#log = log
+    this.#onEvent = onEvent
+    this.#name = init.name
+    this.dialer = new Dialer({ node, addressesOf: (peerId) => this.#addressesOf(peerId) })
+    this.#redialer = new Redialer({
+      connect: (peerId, signal) => this.dialer.connect(peerId, signal),
+      isConnected: (peerId) => this.dialer.existing(peerId) !== undefined,
+      onForget: (peerId) => this.#hints.delete(peerId),
+    })
+  }
+
+  /** Before the node starts: nobody who connects is missed. */
+  async prepare(): Promise<void> {
+    await this.#channels.serve(
+      this.#node,
+      HELLO_PROTOCOL,
+      (channel, signal) => this.#sayHello(channel, signal),
+      { maxInboundStreams: MAX_HELLO_CHANNELS },
+    )
+    // Whoever dialled opens; the other side answers.
+    this.#node.addEventListener('connection:open', ({ detail: connection }) => {
+      if (connection.direction === 'outbound') this.#greet(connection)
+    })
+    this.#node.addEventListener('peer:disconnect', ({ detail }) => this.#onDisconnect(detail.toString()))
+  }
+
+  /** @param contacts - of a join token: dialled with the members that are known already */
+  start(contacts: readonly DialableAddress[]): void {
+    for (const { peerId, address } of contacts) this.#hint(peerId, [address], 0)
+    for (const { peerId } of this.#book.all()) this.#redialer.keep(peerId)
+    this.#redialer.start()
+    this.#every(NEWS_INTERVAL_MS, () => this.#gossipIfDue())
+    this.#every(RTT_INTERVAL_MS, () => {
+      for (const peerId of this.#present) this.#measure(peerId)
+    })
+  }
+
+  async stop(reason: Error): Promise<void> {
+    await Promise.all([this.#redialer.stop(reason), this.#tasks.stop(reason)])
+  }
+
+  /** This node first, then by name. */
+  views(): MemberView[] {
+    const self = {
+      peerId: this.#node.peerId.toString(),
+      name: this.#name,
+      addresses: this.addresses(),
+      connected: true,
+      rttMs: 0,
+      self: true,
+    }
+    const others = this.#book.all().map((record) => ({
+      ...record,
+      connected: this.dialer.existing(record.peerId) !== undefined,
+      rttMs: this.#rttMs.get(record.peerId) ?? null,
+      self: false,
+    }))
+    return [
+      self,
+      ...others.toSorted((a, b) => a.name.localeCompare(b.name) || a.peerId.localeCompare(b.peerId)),
+    ]
+  }
+
+  /** What others dial to find this node. */
+  addresses(): string[] {
+    return advertised(this.#node.getMultiaddrs()).map(String)
+  }
+
+  /**
+   * Dials if it has to.
+   *
+   * @returns the round trip in milliseconds, of which a dial is no part
+   * @throws MeshError PEER_UNREACHABLE
+   */
+  async ping(peerId: string, signal: AbortSignal): Promise<number> {
+    const connection = await this.dialer.connect(peerId, signal)
+    const rttMs = await measureRttMs(connection, signal)
+    this.#rttMs.set(peerId, rttMs)
+    return rttMs
+  }
+
+  #greet(connection: Connection): void {
+    const peer = connection.remotePeer.toString()
+    this.#tasks.run(
+      async (signal) => {
+        const channel = await this.#channels.open(connection, HELLO_PROTOCOL, bounded(signal))
+        await this.#sayHello(channel, signal)
+      },
+      (error) => this.#log.warn({ peer, ...errorBody(error) }, 'no hello from a peer'),
+    )
+  }
+
+  async #sayHello(channel: Channel, signal: AbortSignal): Promise<void> {
+    const own = encodeHello({ name: this.#name, addresses: this.addresses(), members: this.#membersToTell() })
+    await this.#onHello(channel.peer, await exchangeHellos(channel, own, bounded(signal)))
+  }
+
+  /** Those who are there in front: a full hello leaves out the others. */
+  #membersToTell() {
+    return this.#book
+      .all()
+      .toSorted((a, b) => Number(this.#present.has(b.peerId)) - Number(this.#present.has(a.peerId)))
+  }
+
+  async #onHello(peerId: string, { name, addresses, members }: Hello): Promise<void> {
+    const own = dialableAddresses(addresses, peerId).map(String)
+    const joined = await this.#book.introduce({ peerId, name, addresses: own })
+    if (joined === null) {
+      this.#log.warn({ peer: peerId, name }, 'the mesh is full: a node was not taken as a member')
+      return
+    }
+    this.#hints.delete(peerId)
+    this.#redialer.keep(peerId)
+    if (joined) {
+      this.#onEvent({ kind: 'member-joined', peerId, name })
+      this.#newsRounds = MIN_NEWS_ROUNDS + Math.ceil(Math.log2(this.#book.all().length))
+      this.#gossipDueAtMs = 0
+    }
+    this.#onConnected(peerId, name)
+    for (const member of members) {
+      const waitMs = this.#node.peerId.toString() < member.peerId ? 0 : YIELD_MS
+      this.#hint(member.peerId, dialableAddresses(member.addresses, member.peerId), waitMs)
+    }
+  }
+
+  #onConnected(peerId: string, name: string): void {
+    // A hello may be worked on when its connection has gone already.
+    if (this.#present.has(peerId) || this.dialer.existing(peerId) === undefined) return
+    this.#present.add(peerId)
+    this.#onEvent({ kind: 'member-connected', peerId, name })
+    this.#measure(peerId)
+  }
+
+  #onDisconnect(peerId: string): void {
+    this.#rttMs.delete(peerId)
+    this.#redialer.lost(peerId)
+    if (!this.#present.delete(peerId)) return
+    this.#onEvent({ kind: 'member-disconnected', peerId, name: this.#book.get(peerId)?.name ?? '' })
+  }
+
+  /** A member's own words come first; others may know better where it is while it is away. */
+  #addressesOf(peerId: string): Multiaddr[] {
+    const own = dialableAddresses(this.#book.get(peerId)?.addresses ?? [], peerId)
+    const hinted = (this.#hints.get(peerId) ?? []).filter(
+      (hint) => !own.some((address) => address.equals(hint)),
+    )
+    return [...own, ...hinted]
+  }
+
+  #hint(peerId: string, addresses: readonly Multiaddr[], waitMs: number): void {
+    if (peerId === this.#node.peerId.toString() || addresses.length === 0) return
+    if (this.#present.has(peerId) || !this.#redialer.hint(peerId, waitMs)) return
+    const known = this.#hints.get(peerId) ?? []
+    const fresh = addresses.filter((address) => !known.some((other) => other.equals(address)))
+    // The newest first, and no more of them than of a peer's own.
+    this.#hints.set(peerId, [...fresh, ...known].slice(0, MAX_HINTED_ADDRESSES))
+  }
+
+  #gossipIfDue(): void {
+    const nowMs = performance.now()
+    if (nowMs < this.#gossipDueAtMs) return
+    this.#gossipDueAtMs = nowMs + (this.#newsRounds > 0 ? NEWS_INTERVAL_MS : GOSSIP_INTERVAL_MS)
+    this.#newsRounds = Math.max(0, this.#newsRounds - 1)
+    const present = [...this.#present]
+    const peer = present[Math.floor(Math.random() * present.length)]
+    const connection = peer === undefined ? undefined : this.dialer.existing(peer)
+    if (connection !== undefined) this.#greet(connection)
+  }
+
+  #measure(peerId: string): void {
+    this.#tasks.run(
+      async (signal) => {
+        await this.ping(peerId, bounded(signal))
+      },
+      (error) => this.#log.debug({ peer: peerId, ...errorBody(error) }, 'no round trip measured'),
+    )
+  }
+
+  #every(intervalMs: number, work: () => void): void {
+    this.#tasks.run(
+      async (signal) => {
+        for await (const _ of setInterval(intervalMs, undefined, { signal, ref: false })) work()
+      },
+      // Ends only at its signal.
+      () => undefined,
+    )
+  }
+}
+
+function bounded(signal: AbortSignal): AbortSignal {
+  return AbortSignal.any([signal, AbortSignal.timeout(HELLO_TIMEOUT_MS)])
+}
