@@ -1,0 +1,152 @@
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { MigrationId, VmRecord, VmSpec } from '../domain/vm.ts'
+import { type QemuBinary, QemuProcess } from '../qemu/index.ts'
+import type { TemplateStore } from '../template/index.ts'
+import { VmError } from './errors.ts'
+import type { DatabaseWrite } from './records.ts'
+import { requireRunnable } from './runnable.ts'
+import type { Vm } from './vm.ts'
+
+export interface ArrivingComponents {
+  binary: QemuBinary
+  templates: TemplateStore
+  /** One synced write of the record and of `also`, unless what is left of the VM here stands in its way. */
+  commit: (record: VmRecord, also: readonly DatabaseWrite[]) => Promise<void>
+  /** The VM is this node's: the list takes it over, with its QEMU. */
+  onTaken: (record: VmRecord, process: QemuProcess) => Vm
+  /** Nothing of the arrival is left here, or all of it is the VM's now. */
+  onSettled: () => void
+}
+
+/**
+ * A VM on its way to this node. Until `take` nothing of it is on disk: a crash
+ * leaves a QEMU without a record, which the next start ends. Its run directory
+ * is its own, so what an earlier stay of the VM left can be removed meanwhile.
+ */
+export class ArrivingVm {
+  readonly spec: VmSpec
+  readonly migrationId: MigrationId
+  readonly #components: ArrivingComponents
+  readonly #runDirName: string
+  readonly #runDir: string
+  readonly #discarded = new AbortController()
+  #launching: Promise<QemuProcess> | null = null
+  #process: QemuProcess | null = null
+  #hasExited = false
+  #discarding: Promise<void> | null = null
+  #taken = false
+  #vm: Vm | null = null
+
+  constructor(
+    components: ArrivingComponents,
+    init: { spec: VmSpec; migrationId: MigrationId; runDirs: string; runDirName: string },
+  ) {
+    this.#components = components
+    this.spec = init.spec
+    this.migrationId = init.migrationId
+    this.#runDirName = init.runDirName
+    this.#runDir = join(init.runDirs, init.runDirName)
+  }
+
+  /**
+   * Starts QEMU on the template, paused and waiting for the incoming stream. Once.
+   *
+   * @throws TemplateError TEMPLATE_NOT_FOUND; VmError TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError
+   */
+  launch({ signal }: { signal: AbortSignal }): Promise<QemuProcess> {
+    if (this.#launching !== null) throw new Error('an arriving VM is launched once')
+    this.#launching = this.#launch(AbortSignal.any([signal, this.#discarded.signal]))
+    return this.#launching
+  }
+
+  /**
+   * The VM is this node's: one synced write of its record and of `also`, which
+   * is the commit point of the hand-over here. The guest stays paused until
+   * `resume`. A crash in between: the next start resumes it.
+   *
+   * @param epoch - the Grant's
+   * @param paused - whether its user had paused the guest at the source
+   * @throws VmError VM_STOPPED when QEMU has ended; VM_ALREADY_HERE when what is left of the VM here was
+   *   decided to be this node's meanwhile: nothing was written then
+   */
+  async take(epoch: number, paused: boolean, also: readonly DatabaseWrite[]): Promise<void> {
+    const process = this.#process
+    if (process === null || this.#hasExited || this.#discarding !== null) {
+      throw new VmError('VM_STOPPED', `the QEMU that VM '${this.spec.name}' arrived in has ended`)
+    }
+    const state = { kind: 'running', process: process.identity, paused } as const
+    const record: VmRecord = {
+      spec: this.spec,
+      epoch,
+      state,
+      runDirName: this.#runDirName,
+      createdAtMs: Date.now(),
+    }
+    this.#taken = true
+    try {
+      await this.#components.commit(record, also)
+    } catch (error) {
+      this.#taken = false
+      throw error
+    }
+    this.#vm = this.#components.onTaken(record, process)
+    this.#components.onSettled()
+  }
+
+  /**
+   * After `take`: lets the guest go on, unless its user has paused it. One `cont`
+   * in the good case, and once more over a new connection where that fails.
+   *
+   * @throws VmError VM_UNREACHABLE (told as an event too), VM_STOPPED when QEMU has ended
+   */
+  async resume(): Promise<void> {
+    if (this.#vm === null) throw new Error('an arriving VM is resumed after it was taken')
+    await this.#vm.goOn()
+  }
+
+  /** Ends QEMU, removes what it left, frees the reservation. Does nothing after `take`. */
+  discard(): Promise<void> {
+    if (this.#taken) return Promise.resolve()
+    this.#discarding ??= this.#discard()
+    return this.#discarding
+  }
+
+  async #launch(signal: AbortSignal): Promise<QemuProcess> {
+    const { binary, templates } = this.#components
+    const { manifest } = templates.get(this.spec.templateId)
+    requireRunnable(binary, manifest.machine, this.spec.nics)
+    const files = templates.files(this.spec.templateId)
+    const process = await QemuProcess.start(
+      binary,
+      {
+        machine: manifest.machine,
+        ram: { path: files.ram, share: false },
+        kernelPath: files.kernel,
+        initrdPath: files.initrd,
+        disk: null,
+        nics: this.spec.nics,
+        generationId: this.spec.generationId,
+        incoming: true,
+        runDir: this.#runDir,
+      },
+      { signal },
+    )
+    this.#process = process
+    void process.exited.then(() => {
+      this.#hasExited = true
+    })
+    return process
+  }
+
+  async #discard(): Promise<void> {
+    this.#discarded.abort(new VmError('VM_STOPPED', `the arrival of VM '${this.spec.name}' was given up`))
+    try {
+      await this.#launching?.catch(() => {})
+      await this.#process?.quit()
+      await rm(this.#runDir, { recursive: true, force: true })
+    } finally {
+      this.#components.onSettled()
+    }
+  }
+}

@@ -1,0 +1,14 @@
+import type { MigrationId, VmId } from '../domain/vm.ts'
+
+/** What happened to a VM of this node; told after it is true. */
+export type VmEvent = { id: VmId; name: string } & (
+  | { kind: 'vm-started' | 'vm-adopted' | 'vm-paused' | 'vm-resumed' | 'vm-reset' | 'vm-removed' }
+  /** Ended: by its user, by itself, or while no agent watched. */
+  | { kind: 'vm-stopped'; reason: string }
+  /** Its QEMU lives but doesn't answer. */
+  | { kind: 'vm-unreachable'; reason: string }
+  | { kind: 'vm-departing' | 'vm-stayed' | 'vm-left'; migrationId: MigrationId }
+  | { kind: 'vm-arrived'; migrationId: MigrationId; epoch: number }
+)
+
+export type VmEventListener = (event: VmEvent) => void

@@ -1,0 +1,45 @@
+import type { AbstractBatchOperation, AbstractSublevel } from 'abstract-level'
+import type { Level } from 'level'
+import type { VmId, VmRecord } from '../domain/vm.ts'
+
+/** The agent's one database; the room's records are its sublevel `vms`, by VM id. */
+export type Database = Level<string, unknown>
+/** A write that goes to disk together with others, or not at all. */
+export type DatabaseWrite = AbstractBatchOperation<Database, string, unknown>
+
+/** A record as it may lie on disk: those of earlier versions lack what was added since. */
+type StoredRecord = Omit<VmRecord, 'runDirName'> & { runDirName?: string }
+
+/** The VM records on disk. Every write is synced: what was awaited survives a power cut. */
+export class VmRecords {
+  readonly #db: Database
+  readonly #vms: AbstractSublevel<Database, string | Buffer | Uint8Array, string, StoredRecord>
+
+  constructor(db: Database) {
+    this.#db = db
+    this.#vms = db.sublevel<string, StoredRecord>('vms', { valueEncoding: 'json' })
+  }
+
+  async load(): Promise<VmRecord[]> {
+    const stored = await this.#vms.values().all()
+    return stored.map(completed)
+  }
+
+  /** One atomic write: the record, and whatever else must be true together with it. */
+  put(record: VmRecord, also: readonly DatabaseWrite[] = []): Promise<void> {
+    const write: DatabaseWrite = { type: 'put', sublevel: this.#vms, key: record.spec.id, value: record }
+    return this.#db.batch([write, ...also], { sync: true })
+  }
+
+  delete(id: VmId): Promise<void> {
+    return this.#db.batch([{ type: 'del', sublevel: this.#vms, key: id }], { sync: true })
+  }
+}
+
+function completed({ state, ...record }: StoredRecord): VmRecord {
+  return {
+    ...record,
+    runDirName: record.runDirName ?? record.spec.id,
+    state: state.kind === 'stopped' ? { ...state, doubt: state.doubt ?? null } : state,
+  }
+}

@@ -1,0 +1,197 @@
+import { mkdir } from 'node:fs/promises'
+import type { TemplateId } from '../domain/template.ts'
+import { doubtOf, type MigrationId, type VmRecord } from '../domain/vm.ts'
+import { type QemuBinary, QemuError } from '../qemu/index.ts'
+import type { MemoryBudget } from './admission.ts'
+import type { ArrivingVm } from './arriving.ts'
+import { DepartingVm } from './departing.ts'
+import { VmError } from './errors.ts'
+import { Node, type NodeComponents, type NodeInit } from './node.ts'
+import { endOrphans, removeStaleRunDirs } from './orphans.ts'
+import { type ReserveRequest, reserveVm } from './reserve.ts'
+import { type RunRequest, runVm } from './run.ts'
+import { type VmView, viewVm } from './view.ts'
+import type { Vm } from './vm.ts'
+
+/** A guest with an init system ends its services first. */
+const POWER_DOWN_TIMEOUT_MS = 30_000
+
+export interface VmServiceComponents extends NodeComponents {
+  /** Null on a node without a usable QEMU: its VMs can be seen, stopped and removed; none can start or arrive. */
+  binary: QemuBinary | null
+}
+
+export interface VmServiceInit extends NodeInit {
+  powerDownTimeoutMs?: number
+}
+
+/**
+ * The VMs of this node: starts them, finds them again after a restart, stops
+ * them, lends them to moves and takes in those that arrive. QEMUs outlive the
+ * agent: what ties them to it are records and run directories.
+ */
+export class VmService {
+  readonly #node: Node
+  readonly #binary: QemuBinary | null
+  readonly #powerDownTimeoutMs: number
+  readonly #runs = new Set<Promise<VmRecord>>()
+  readonly #arrivals = new Set<ArrivingVm>()
+  readonly #stopping = new AbortController()
+
+  constructor(components: VmServiceComponents, init: VmServiceInit) {
+    this.#node = new Node(components, init)
+    this.#binary = components.binary
+    this.#powerDownTimeoutMs = init.powerDownTimeoutMs ?? POWER_DOWN_TIMEOUT_MS
+  }
+
+  /**
+   * Finds the node's VMs again and finishes what a crash left half done:
+   *
+   * - a record whose QEMU is gone becomes `stopped`, with a reason, and keeps its doubt;
+   * - a guest goes on, or pauses, as its record says; a move under way is off;
+   * - a VM in doubt stays as it is, paused;
+   * - QEMUs in our run directory that no record knows are ended;
+   * - what runs, arrivals and removals left on disk is removed.
+   */
+  async start(): Promise<void> {
+    const { records, roster, runDirs, directories } = this.#node
+    await mkdir(runDirs, { recursive: true, mode: 0o700 })
+    for (const record of await records.load()) this.#node.add(record)
+    await Promise.all(roster.vms().map((vm) => vm.recover()))
+    const found = roster.records()
+    const pids = found.flatMap(({ state }) => (state.kind === 'stopped' ? [] : [state.process.pid]))
+    await endOrphans(runDirs, new Set(pids))
+    await removeStaleRunDirs(runDirs, new Set(found.map(({ runDirName }) => runDirName)))
+    await directories.recover(new Set(found.map(({ spec }) => spec.id)))
+  }
+
+  /** Ends runs and arrivals in progress, and lets go of the VMs, which run on. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(new VmError('VM_BUSY', 'the agent is stopping'))
+    await Promise.allSettled([...this.#runs, ...[...this.#arrivals].map((arrival) => arrival.discard())])
+    await Promise.all(this.#node.roster.vms().map((vm) => vm.release()))
+  }
+
+  /**
+   * Starts a clone of a template. A failure or an abort leaves nothing behind.
+   *
+   * @throws VmError NAME_INVALID, NAME_TAKEN, NOT_ENOUGH_MEMORY, TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT, MAC_INVALID,
+   *   MAC_TAKEN, PORT_TAKEN, OVERLAY_FAILED; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_AMBIGUOUS,
+   *   TEMPLATE_DAMAGED; QemuError
+   */
+  async run(request: RunRequest, { signal }: { signal: AbortSignal }): Promise<VmRecord> {
+    const either = AbortSignal.any([signal, this.#stopping.signal])
+    either.throwIfAborted()
+    const running = runVm(this.#node, this.#requireBinary(), request, either)
+    this.#runs.add(running)
+    try {
+      return await running
+    } finally {
+      this.#runs.delete(running)
+    }
+  }
+
+  /** Oldest first. */
+  list(): VmRecord[] {
+    return this.#node.roster.records()
+  }
+
+  /**
+   * @param name - name or id, here and everywhere
+   * @throws VmError VM_NOT_FOUND
+   */
+  get(name: string): VmRecord {
+    return this.#node.roster.find(name).record
+  }
+
+  /** @throws VmError VM_NOT_FOUND */
+  async show(name: string): Promise<VmView> {
+    return viewVm(this.#node.roster.find(name), this.#node.templates)
+  }
+
+  /** @throws VmError VM_NOT_FOUND, VM_STOPPED, VM_BUSY, VM_IN_DOUBT, VM_UNREACHABLE; QemuError */
+  async pause(name: string, { signal }: { signal: AbortSignal }): Promise<void> {
+    await this.#node.roster.find(name).pause(signal)
+  }
+
+  /** @throws as `pause` */
+  async resume(name: string, { signal }: { signal: AbortSignal }): Promise<void> {
+    await this.#node.roster.find(name).resume(signal)
+  }
+
+  /** Presses the reset button. @throws as `pause` */
+  async reset(name: string, { signal }: { signal: AbortSignal }): Promise<void> {
+    await this.#node.roster.find(name).reset(signal)
+  }
+
+  /**
+   * Switches a VM off: by its power button, waiting up to 30 s for the guest,
+   * or by force. Its record stays. One that is off already is left as it is.
+   *
+   * @throws as `pause`; VmError VM_STOP_TIMEOUT, VM_PAUSED
+   */
+  async stopVm(name: string, { force, signal }: { force: boolean; signal: AbortSignal }): Promise<void> {
+    const vm = this.#node.roster.find(name)
+    if (force) await vm.forceStop(signal)
+    else await vm.powerDown({ timeoutMs: this.#powerDownTimeoutMs, signal })
+  }
+
+  /** Removes a stopped VM. @throws VmError VM_NOT_FOUND, VM_RUNNING, VM_BUSY (it is arriving too), VM_IN_DOUBT */
+  async remove(name: string): Promise<void> {
+    await this.#node.roster.find(name).remove()
+  }
+
+  /** Names of the VMs that need a template; those just starting or arriving are among them. */
+  namesUsing(templateId: TemplateId): string[] {
+    return this.#node.roster.namesUsing(templateId)
+  }
+
+  /** Memory of the node's VMs, measured now. */
+  memory(): MemoryBudget {
+    return this.#node.roster.memory()
+  }
+
+  /**
+   * Lends a VM to a move: from here on its user can't command it.
+   *
+   * @throws as `pause`; VmError VM_DISK_NOT_MOVABLE
+   */
+  async depart(name: string, migrationId: MigrationId): Promise<DepartingVm> {
+    const vm = this.#node.roster.find(name)
+    await vm.depart(migrationId)
+    return this.#departing(vm, migrationId)
+  }
+
+  /** VMs whose move is in doubt, those among them too whose QEMU has ended. */
+  inDoubt(): DepartingVm[] {
+    return this.#node.roster.vms().flatMap((vm) => {
+      const doubt = doubtOf(vm.record.state)
+      return doubt === null ? [] : [this.#departing(vm, doubt.migrationId)]
+    })
+  }
+
+  /**
+   * Keeps name, ports, memory and template for a VM that a peer offers. What is
+   * left here of a VM that may have gone to that very peer doesn't stand in its way.
+   *
+   * @throws VmError VM_ALREADY_HERE, EPOCH_STALE, NAME_TAKEN, PORT_TAKEN, VM_DISK_NOT_MOVABLE, NOT_ENOUGH_MEMORY,
+   *   TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError QEMU_NOT_FOUND
+   */
+  async reserve(request: ReserveRequest): Promise<ArrivingVm> {
+    this.#stopping.signal.throwIfAborted()
+    const arrival = reserveVm(this.#node, this.#requireBinary(), request, (settled) => {
+      this.#arrivals.delete(settled)
+    })
+    this.#arrivals.add(arrival)
+    return arrival
+  }
+
+  #departing(vm: Vm, migrationId: MigrationId): DepartingVm {
+    return new DepartingVm({ vm, templates: this.#node.templates }, { migrationId })
+  }
+
+  #requireBinary(): QemuBinary {
+    if (this.#binary !== null) return this.#binary
+    throw new QemuError('QEMU_NOT_FOUND', 'this node has no QEMU that works: see `drover doctor`')
+  }
+}
