@@ -1,0 +1,348 @@
+import { EventEmitter, once } from 'node:events'
+import { setInterval } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
+import { decompressDeviceState, PageHashes } from '../codec/index.ts'
+import { errorBody } from '../domain/errors.ts'
+import { PAGE_BYTES, ZERO_PAGE } from '../domain/page.ts'
+import type { TemplateId } from '../domain/template.ts'
+import type { PeerIdText } from '../domain/vm.ts'
+import { unlessAborted } from '../domain/wait.ts'
+import { GuestMemory } from '../memory/index.ts'
+import {
+  advanceKvmclock,
+  type IncomingStream,
+  type QemuBinary,
+  type QemuProcess,
+  RAM_BLOCK,
+  readStateFile,
+} from '../qemu/index.ts'
+import { fetchTemplate, readTemplateState, TEMPLATE_PROTOCOL, type TemplateStore } from '../template/index.ts'
+import type { Channel, OpenChannel } from '../wire/channel.ts'
+import { type ControlBody, MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
+import { checkQemuVersion } from './admission.ts'
+import { ControlChannel } from './control.ts'
+import { MigrationError } from './errors.ts'
+import { destinationHandover } from './handover.ts'
+import type { MigrationJournal } from './journal.ts'
+import type { ArrivingVm, MovableVms } from './ports.ts'
+import { TIMEOUTS_MS } from './protocol.ts'
+import { receivePages } from './receive-pages.ts'
+import { TemplateRam } from './template-ram.ts'
+import type { PendingGrant, Verdict } from './verdict.ts'
+
+export interface DestinationComponents {
+  vms: MovableVms
+  templates: TemplateStore
+  open: OpenChannel
+  peerId: PeerIdText
+  binary: QemuBinary
+  journal: MigrationJournal
+}
+
+type Offer = ControlBody<'offer'>
+type Finish = ControlBody<'finish'>
+
+/** What the destination holds while a VM arrives. */
+interface Session {
+  process: QemuProcess
+  stream: IncomingStream
+  hashes: PageHashes
+  template: TemplateRam
+  dictionary: Buffer
+}
+
+/** How often the source hears of a template fetch: well below its patience. */
+const TEMPLATE_PROGRESS_MS = 1_000
+
+/**
+ * The destination's half of one move. Made by an Offer; run() returns when the
+ * VM runs here or nothing is left of it.
+ */
+export class DestinationMove implements PendingGrant {
+  readonly source: PeerIdText
+  readonly offer: Offer
+  readonly #components: DestinationComponents
+  readonly #control: ControlChannel
+  readonly #handover = destinationHandover()
+  readonly #abort = new AbortController()
+  readonly #pages = Promise.withResolvers<Channel>()
+  readonly #ended = Promise.withResolvers<void>()
+  #taking: Promise<void> | null = null
+  #hasPages = false
+
+  constructor(components: DestinationComponents, init: { channel: Channel; offer: Offer }) {
+    this.#components = components
+    this.#control = new ControlChannel(init.channel)
+    this.source = init.channel.peer
+    this.offer = init.offer
+    // A move that fails before its pages stream comes must not leave an unhandled rejection.
+    this.#pages.promise.catch(() => {})
+  }
+
+  /** Takes the pages stream that the source opened for this move; resolves when the move has ended. */
+  async attachPages(channel: Channel): Promise<{ arrived: boolean }> {
+    if (this.#hasPages) throw new MigrationError('PROTOCOL_VIOLATION', 'a second pages stream for one move')
+    this.#hasPages = true
+    this.#pages.resolve(channel)
+    await this.#ended.promise
+    return { arrived: this.#handover.state === 'owner' }
+  }
+
+  /** See PendingGrant: after it, no Grant of this move is accepted that isn't already being journaled. */
+  async settle(): Promise<Verdict> {
+    if (this.#handover.state === 'taking' || this.#handover.state === 'owner') {
+      await this.#taking
+      return 'granted'
+    }
+    this.#handover.on('asked')
+    this.#abort.abort(new MigrationError('PEER_LOST', 'the source asks for a verdict: this move is over'))
+    return 'refused'
+  }
+
+  /** @throws what made the move fail, after everything of it was discarded and the source was told */
+  async run(signal: AbortSignal): Promise<void> {
+    const bounded = AbortSignal.any([signal, this.#abort.signal])
+    let arriving: ArrivingVm | null = null
+    try {
+      arriving = await this.#admit()
+      await this.#receive(arriving, bounded)
+    } catch (error) {
+      // The VM is ours, whatever failed after that: the source will ask, and be told.
+      if (this.#handover.state === 'owner') return
+      this.#handover.on('failed')
+      await Promise.all([this.#tellSource(error, arriving === null), arriving?.discard()])
+      throw error
+    } finally {
+      this.#ended.resolve()
+    }
+  }
+
+  /** Checks and reserves. What it throws becomes the Refuse. */
+  async #admit(): Promise<ArrivingVm> {
+    const { vms, templates, binary, journal } = this.#components
+    const { vm: spec, epoch, machine, qemuVersion, privatePages, migrationId } = this.offer
+    if ((await journal.verdict(migrationId)) !== undefined) {
+      throw new MigrationError('PROTOCOL_VIOLATION', 'this move was decided before')
+    }
+    checkQemuVersion(binary.version, qemuVersion)
+    const isHere = templates.has(spec.templateId)
+    if (isHere) this.#requireMachineOf(spec.templateId)
+    const templateBytes = isHere ? 0 : machine.memoryBytes
+    return vms.reserve({
+      spec,
+      source: this.source,
+      epoch,
+      machine,
+      privatePages,
+      templateBytes,
+      migrationId,
+    })
+  }
+
+  /** Memory was reserved for the machine that was offered: it must be the one that the template has. */
+  #requireMachineOf(templateId: TemplateId): void {
+    const { machine } = this.#components.templates.get(templateId).manifest
+    if (isDeepStrictEqual({ ...machine }, { ...this.offer.machine })) return
+    throw new MigrationError('PROTOCOL_VIOLATION', 'the machine offered is not the machine of the template')
+  }
+
+  async #receive(arriving: ArrivingVm, signal: AbortSignal): Promise<void> {
+    const templateMissing = !this.#components.templates.has(this.offer.vm.templateId)
+    await this.#control.send({ kind: 'accept', templateMissing }, signal)
+    // Heard from now on, whatever else goes on: a source that is gone ends the move at once.
+    const finishing = this.#control.receive(['finish'], { timeoutMs: TIMEOUTS_MS.rounds, signal })
+    finishing.catch((error) => this.#abort.abort(error))
+    const templateBytes = templateMissing ? await this.#fetchTemplate(signal) : 0
+    this.#requireMachineOf(this.offer.vm.templateId)
+
+    await using cleanup = new AsyncDisposableStack()
+    const session = await this.#launch(arriving, cleanup, signal)
+    await this.#control.send({ kind: 'prepared', templateBytes }, signal)
+    const finish = await this.#copy(session, finishing, signal)
+    const digest = await this.#load(session, finish, signal)
+    await this.#take(arriving, digest, signal)
+    await this.#settleCounts(session)
+  }
+
+  /** Fetches the template from the source, and says every second that it goes on. */
+  async #fetchTemplate(signal: AbortSignal): Promise<number> {
+    const { templates, open } = this.#components
+    const ended = new AbortController()
+    let fetchedBytes = 0
+    const telling = this.#tellProgress(() => fetchedBytes, AbortSignal.any([signal, ended.signal]))
+    try {
+      const { bytesReceived, bytesSent } = await fetchTemplate({
+        store: templates,
+        open: (openSignal) => open(this.source, TEMPLATE_PROTOCOL, openSignal),
+        id: this.offer.vm.templateId,
+        name: null,
+        signal,
+        onProgress: (progress) => {
+          fetchedBytes = progress.bytesReceived
+        },
+      })
+      return bytesReceived + bytesSent
+    } finally {
+      ended.abort()
+      await telling
+    }
+  }
+
+  async #tellProgress(bytes: () => number, signal: AbortSignal): Promise<void> {
+    try {
+      for await (const _ of setInterval(TEMPLATE_PROGRESS_MS, null, { signal })) {
+        await this.#control.send({ kind: 'templateProgress', bytes: bytes() }, signal)
+      }
+    } catch {
+      // The fetch ended, or the source is gone, which the move notices itself.
+    }
+  }
+
+  /** Starts QEMU on the template and brings it the ROM blocks, which an incoming QEMU leaves empty. */
+  async #launch(arriving: ArrivingVm, cleanup: AsyncDisposableStack, signal: AbortSignal): Promise<Session> {
+    const { templates } = this.#components
+    const files = templates.files(this.offer.vm.templateId)
+    const { memoryBytes, machineType } = templates.get(this.offer.vm.templateId).manifest.machine
+    const [process, dictionary] = await Promise.all([
+      arriving.launch({ signal }),
+      readTemplateState(templates, this.offer.vm.templateId),
+    ])
+    const template = cleanup.use(new TemplateRam(files.ram))
+    const stream = await process.openIncoming({ signal })
+    cleanup.defer(() => stream.abort())
+
+    const roms = readStateFile(dictionary).blocks.filter(({ name }) => name !== RAM_BLOCK)
+    const ram = { name: RAM_BLOCK, usedBytes: memoryBytes }
+    await stream.begin({ machineType, blocks: [ram, ...roms] })
+    for (const { name, pages } of roms) {
+      await stream.writePages(
+        name,
+        pages.map(({ offsetBytes, content }) => ({ offsetBytes, content: content ?? ZERO_PAGE })),
+      )
+    }
+    const hashes = new PageHashes(memoryBytes / PAGE_BYTES, this.offer.hashSeed)
+    return { process, stream, hashes, template, dictionary }
+  }
+
+  /** Takes rounds in until the source has said Finish and its last round is in QEMU. */
+  async #copy(
+    { stream, hashes, template }: Session,
+    finishing: Promise<Finish>,
+    signal: AbortSignal,
+  ): Promise<Finish> {
+    const pages = await unlessAborted(
+      this.#pages.promise,
+      AbortSignal.any([signal, AbortSignal.timeout(TIMEOUTS_MS.prepare)]),
+    )
+    const applied = new EventEmitter()
+    let appliedRounds = 0
+    const receiving = receivePages(
+      { pages, template, hashes, stream },
+      async (round) => {
+        appliedRounds = round
+        applied.emit('round')
+        await this.#control.send({ kind: 'roundApplied', round }, signal)
+      },
+      signal,
+    )
+    const allApplied = async (): Promise<Finish> => {
+      const finish = await finishing
+      // Every round but the last was waited for before the next began.
+      if (finish.rounds !== appliedRounds && finish.rounds !== appliedRounds + 1) {
+        throw new MigrationError(
+          'PROTOCOL_VIOLATION',
+          `Finish after ${finish.rounds} rounds, ${appliedRounds} came`,
+        )
+      }
+      const bounded = AbortSignal.any([signal, AbortSignal.timeout(TIMEOUTS_MS.applyRound)])
+      while (appliedRounds < finish.rounds) await once(applied, 'round', { signal: bounded })
+      return finish
+    }
+    // The stream stays open until the source has heard Running: its end before Finish is a failure.
+    return Promise.race([
+      allApplied(),
+      receiving.then(() =>
+        Promise.reject(new MigrationError('PEER_LOST', 'the source ended the pages stream')),
+      ),
+    ])
+  }
+
+  /**
+   * Verifies what came, gives QEMU the rest and waits until it has loaded: the guest is whole, and paused.
+   *
+   * @returns the digest of its pages, as computed here
+   */
+  async #load(
+    { stream, hashes, dictionary }: Session,
+    finish: Finish,
+    signal: AbortSignal,
+  ): Promise<Uint8Array> {
+    const finishedMs = performance.now()
+    const digest = hashes.digest(hashes.known)
+    if (!Buffer.from(finish.digest).equals(digest)) {
+      throw new MigrationError('DIGEST_MISMATCH', 'the pages that arrived are not the pages that were sent')
+    }
+    const deviceState = decompressDeviceState(finish.deviceState, dictionary, finish.deviceStateBytes)
+    const elapsedNs = BigInt(finish.pausedNs + Math.round((performance.now() - finishedMs) * 1e6))
+    await stream.finish(advanceKvmclock(deviceState, elapsedNs))
+    await stream.loaded({ timeoutMs: TIMEOUTS_MS.ready, signal })
+    this.#handover.on('loaded')
+    await this.#control.send({ kind: 'ready', digest }, signal)
+    return digest
+  }
+
+  /** Waits for the Grant, journals it, runs the guest: in this order. */
+  async #take(arriving: ArrivingVm, digest: Uint8Array, signal: AbortSignal): Promise<void> {
+    const { journal, peerId } = this.#components
+    const { migrationId, vm, epoch, paused } = this.offer
+    const grant = await this.#control.receive(['grant'], { timeoutMs: TIMEOUTS_MS.grant, signal })
+    const expected = { migrationId, vmId: vm.id, epoch: epoch + 1, source: this.source, destination: peerId }
+    for (const [field, value] of Object.entries(expected)) {
+      if (grant[field as keyof typeof expected] !== value) {
+        throw new MigrationError('PROTOCOL_VIOLATION', `a Grant for another ${field}`)
+      }
+    }
+    if (!Buffer.from(grant.digest).equals(digest))
+      throw new MigrationError('DIGEST_MISMATCH', 'a Grant for other pages')
+
+    this.#handover.on('grant')
+    const verdict = { vmId: vm.id, epoch: epoch + 1, source: this.source, atMs: Date.now() }
+    this.#taking = arriving.take(epoch + 1, paused, [journal.grantWrite(migrationId, verdict)])
+    await this.#taking
+    this.#handover.on('journaled')
+    if (!paused) await arriving.resume()
+    await this.#control.send({ kind: 'running' }, AbortSignal.timeout(TIMEOUTS_MS.running))
+  }
+
+  /** Page counts for the source's report; the guest runs already. */
+  async #settleCounts({ process }: Session): Promise<void> {
+    const { templates } = this.#components
+    const { templateId } = this.offer.vm
+    const { memoryBytes } = templates.get(templateId).manifest.machine
+    await using memory = await GuestMemory.open({
+      pid: process.pid,
+      ramPath: templates.files(templateId).ram,
+      memoryBytes,
+    })
+    const counts = await memory.counts()
+    await this.#control.send(
+      { kind: 'settled', privatePages: counts.private, sharedPages: counts.shared },
+      AbortSignal.timeout(TIMEOUTS_MS.running),
+    )
+  }
+
+  async #tellSource(error: unknown, refused: boolean): Promise<void> {
+    const { code, message, details } = errorBody(error)
+    const text = message.slice(0, MAX_TEXT_LENGTH)
+    const signal = AbortSignal.timeout(TIMEOUTS_MS.farewell)
+    const send = refused
+      ? this.#control.send(
+          { kind: 'refuse', code, message: text, detailsJson: JSON.stringify(details) },
+          signal,
+        )
+      : this.#control.send({ kind: 'abort', code, message: text }, signal)
+    await send.catch(() => {
+      // A source that can't be told finds the stream broken.
+    })
+  }
+}

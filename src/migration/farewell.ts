@@ -1,0 +1,24 @@
+import { errorBody } from '../domain/errors.ts'
+import { MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
+import type { ControlChannel } from './control.ts'
+import { TIMEOUTS_MS } from './protocol.ts'
+
+/** A destination that gives up says why on the control stream, and cuts the pages stream: a round finds only the cut. */
+export async function peersReason(control: ControlChannel, error: unknown): Promise<unknown> {
+  if (errorBody(error).code !== 'CHANNEL_RESET') return error
+  const timeoutMs = TIMEOUTS_MS.farewell
+  const signal = AbortSignal.timeout(timeoutMs)
+  try {
+    // What it said while it was still well comes first.
+    for (;;) await control.receive(['prepared', 'roundApplied'], { timeoutMs, signal })
+  } catch (reason) {
+    return errorBody(reason).code === 'PEER_ABORTED' ? reason : error
+  }
+}
+
+/** Says why before the channel is reset; a peer that can't be told finds the channel broken. */
+export async function tellPeer(control: ControlChannel, error: unknown): Promise<void> {
+  const { code, message } = errorBody(error)
+  const body = { code, message: message.slice(0, MAX_TEXT_LENGTH) }
+  await control.send({ kind: 'abort', ...body }, AbortSignal.timeout(TIMEOUTS_MS.farewell)).catch(() => {})
+}

@@ -1,0 +1,84 @@
+import type { PageGroup } from '../codec/index.ts'
+import { errorBody } from '../domain/errors.ts'
+import type { MigrationOutcome, MigrationPhase, MigrationReport, RoundReport } from '../domain/migration.ts'
+import type { Channel } from '../wire/channel.ts'
+
+/** Gathers what a move did, for its report and its progress. */
+export class MoveMeter {
+  readonly report: MigrationReport
+  readonly channels: Channel[] = []
+  readonly #startedMs = performance.now()
+  #phase: MigrationPhase = 'negotiate'
+  #running = true
+  #phaseStartedMs = this.#startedMs
+
+  constructor(move: Pick<MigrationReport, 'migrationId' | 'vm' | 'from' | 'to' | 'templateId'>) {
+    this.report = {
+      ...move,
+      outcome: 'failed',
+      durationsMs: { total: 0, negotiate: 0, template: 0, rounds: 0, blackout: 0 },
+      bytes: { wire: 0, template: 0, pages: 0, deviceState: 0, stockEquivalent: 0 },
+      pages: {
+        guest: 0,
+        private: 0,
+        sent: 0,
+        omitted: 0,
+        zero: 0,
+        xor: 0,
+        zstd: 0,
+        raw: 0,
+        reference: 0,
+        template: 0,
+      },
+      rounds: [],
+      destination: null,
+      digest: null,
+      error: null,
+    }
+  }
+
+  get phase(): MigrationPhase {
+    return this.#phase
+  }
+
+  /** Ends the current phase and begins the next. */
+  enter(phase: MigrationPhase): void {
+    this.stop()
+    this.#phase = phase
+    this.#phaseStartedMs = performance.now()
+    this.#running = true
+  }
+
+  /** Ends the last phase: the VM runs at the destination, the move is over for the guest. */
+  stop(): void {
+    if (!this.#running) return
+    this.#running = false
+    const nowMs = performance.now()
+    this.report.durationsMs[this.#phase] += nowMs - this.#phaseStartedMs
+    this.report.durationsMs.total = nowMs - this.#startedMs
+  }
+
+  /** Counts a batch that is about to be sent. */
+  countBatch(groups: readonly PageGroup[], frameBytes: number, round: RoundReport): void {
+    for (const { encoding, indices } of groups) {
+      this.report.pages[encoding] += indices.length
+      this.report.pages.sent += indices.length
+      round.pages += indices.length
+    }
+    this.report.bytes.pages += frameBytes
+    round.bytes += frameBytes
+  }
+
+  /** Closes the books. */
+  finish(outcome: MigrationOutcome, error: unknown): MigrationReport {
+    this.stop()
+    this.report.outcome = outcome
+    this.report.error = error === null ? null : errorBody(error)
+    const onChannels = this.channels.reduce(
+      (sum, { bytesSent, bytesReceived }) => sum + bytesSent + bytesReceived,
+      0,
+    )
+    this.report.bytes.wire = onChannels + this.report.bytes.template
+    return this.report
+  }
+}

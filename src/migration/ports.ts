@@ -1,0 +1,55 @@
+import type { AbstractBatchOperation } from 'abstract-level'
+import type { Level } from 'level'
+import type { MachineSpec } from '../domain/template.ts'
+import type { MigrationId, PeerIdText, VmRecord, VmSpec } from '../domain/vm.ts'
+import type { QemuProcess } from '../qemu/index.ts'
+
+/** The agent's one database; every room has sublevels of its own in it. */
+export type Database = Level<string, unknown>
+/** A write that goes to disk together with others, or not at all. */
+export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
+
+/** A VM of this node while it is being moved away. */
+export interface DepartingVm {
+  readonly record: VmRecord
+  readonly process: QemuProcess
+  readonly ramPath: string
+  readonly machine: MachineSpec
+  /** Paused by its user: it stays paused wherever it ends up. */
+  readonly paused: boolean
+  /** On disk: the Grant may have left. */
+  doubt(destination: PeerIdText): Promise<void>
+  /** On disk: the VM is ours; then resumed. */
+  stay(): Promise<void>
+  /** QEMU quits, the record goes: the destination owns the VM. */
+  leave(): Promise<void>
+}
+
+/** A VM that is being moved to this node. */
+export interface ArrivingVm {
+  launch(options: { signal: AbortSignal }): Promise<QemuProcess>
+  /** One synced write: the VM is ours, and `also`. Runs in the blackout. */
+  take(epoch: number, paused: boolean, also: readonly JournalWrite[]): Promise<void>
+  /** Lets a taken guest run; tried again where QEMU refuses. */
+  resume(): Promise<void>
+  /** Ends QEMU, frees the reservation. Idempotent. */
+  discard(): Promise<void>
+}
+
+/** What moving needs of the node's VMs. */
+export interface MovableVms {
+  depart(name: string, migrationId: MigrationId): Promise<DepartingVm>
+  /** VMs in doubt, also those whose QEMU has ended. */
+  inDoubt(): DepartingVm[]
+  reserve(request: {
+    spec: VmSpec
+    /** The peer that offers it. */
+    source: PeerIdText
+    epoch: number
+    machine: MachineSpec
+    privatePages: number
+    /** Bytes of the template's RAM that this node lacks. */
+    templateBytes: number
+    migrationId: MigrationId
+  }): Promise<ArrivingVm>
+}

@@ -1,0 +1,221 @@
+import { randomUUID } from 'node:crypto'
+import { EventEmitter, on } from 'node:events'
+import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
+import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
+import { type GuestMemory, hashTracker, probeSoftDirty, softDirtyTracker } from '../memory/index.ts'
+import type { QemuBinary } from '../qemu/index.ts'
+import { serveTemplate, TEMPLATE_PROTOCOL, type TemplateStore } from '../template/index.ts'
+import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
+import { Arrivals } from './arrivals.ts'
+import { Doubts } from './doubts.ts'
+import { MigrationError } from './errors.ts'
+import { MigrationJournal } from './journal.ts'
+import type { Database, DepartingVm, MovableVms } from './ports.ts'
+import { MAX_MOVES, TIMEOUTS_MS } from './protocol.ts'
+import { type MoveRequest, SourceMove } from './source.ts'
+import type { Verdict } from './verdict.ts'
+
+export type MigrationEvent =
+  | { kind: 'migration-started'; migrationId: MigrationId; vm: string; to: PeerIdText }
+  | { kind: 'migration-ended'; migrationId: MigrationId; vm: string; to: PeerIdText; outcome: string }
+  | { kind: 'migration-arrived'; migrationId: MigrationId; vm: string; from: PeerIdText }
+  | { kind: 'migration-discarded'; migrationId: MigrationId; vm: string; from: PeerIdText; code: string }
+  | { kind: 'migration-in-doubt'; migrationId: MigrationId; vm: string; to: PeerIdText }
+  | { kind: 'migration-settled'; migrationId: MigrationId; vm: string; verdict: Verdict }
+
+export interface MigrationComponents {
+  db: Database
+  vms: MovableVms
+  templates: TemplateStore
+  open: OpenChannel
+  peerId: PeerIdText
+  binary: QemuBinary
+  onEvent: (event: MigrationEvent) => void
+}
+
+export interface MigrationInit {
+  /** How long a caller waits for a move in doubt before its report says so; asking goes on. */
+  doubtReportMs?: number
+}
+
+/** All moves of this node: those away, those here, and those in doubt. */
+export class MigrationService {
+  readonly #components: MigrationComponents
+  readonly #journal: MigrationJournal
+  readonly #departures = new Map<MigrationId, SourceMove>()
+  readonly #arrivals: Arrivals
+  readonly #doubts: Doubts
+  readonly #progress = new EventEmitter()
+  readonly #reports = new Map<MigrationId, Promise<MigrationReport>>()
+  readonly #doubtReportMs: number
+  #softDirty = false
+
+  constructor(
+    components: MigrationComponents,
+    { doubtReportMs = TIMEOUTS_MS.doubtReport }: MigrationInit = {},
+  ) {
+    this.#components = components
+    this.#doubtReportMs = doubtReportMs
+    this.#journal = new MigrationJournal(components.db)
+    this.#arrivals = new Arrivals({ ...components, journal: this.#journal })
+    this.#doubts = new Doubts(components)
+    this.#progress.setMaxListeners(0)
+  }
+
+  /** Probes the kernel and takes up what was in doubt when the agent ended. */
+  async start(): Promise<void> {
+    this.#softDirty = await probeSoftDirty()
+    for (const vm of this.#components.vms.inDoubt()) void this.#settleDoubt(vm)
+  }
+
+  /** Cancels the moves that may be cancelled and waits for the others. */
+  async stop(): Promise<void> {
+    for (const move of this.#departures.values()) {
+      try {
+        move.cancel()
+      } catch {
+        // Handed over already: it ends by itself within its own bounds.
+      }
+    }
+    await Promise.all([Promise.allSettled(this.#reports.values()), this.#arrivals.stop()])
+    await this.#doubts.stop()
+  }
+
+  /** What this room serves to peers. */
+  handlers(): { protocol: string; handler: ChannelHandler }[] {
+    return [
+      ...this.#arrivals.handlers(),
+      { protocol: TEMPLATE_PROTOCOL, handler: serveTemplate(this.#components.templates) },
+    ]
+  }
+
+  /**
+   * Moves a VM away. The report never rejects: how the move ended is in it.
+   *
+   * @throws MigrationError ALREADY_HERE, TOO_MANY_MOVES
+   */
+  migrate(request: MoveRequest): { migrationId: MigrationId; report: Promise<MigrationReport> } {
+    if (request.to === this.#components.peerId) {
+      throw new MigrationError('ALREADY_HERE', `'${request.vm}' runs on this node already`)
+    }
+    if (this.#departures.size >= MAX_MOVES) {
+      throw new MigrationError('TOO_MANY_MOVES', `${MAX_MOVES} VMs are on their way already: try again later`)
+    }
+    const migrationId = randomUUID()
+    const move = new SourceMove(
+      {
+        ...this.#components,
+        qemuVersion: this.#components.binary.version,
+        trackerFor: (memory: GuestMemory) =>
+          this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
+        settleDoubt: (vm) => this.#settleDoubt(vm),
+        onProgress: () => this.#progress.emit(migrationId, this.#progressOf(move)),
+      },
+      { migrationId, request, doubtReportMs: this.#doubtReportMs },
+    )
+    this.#departures.set(migrationId, move)
+    this.#components.onEvent({ kind: 'migration-started', migrationId, vm: request.vm, to: request.to })
+    const report = this.#finish(move)
+    this.#reports.set(migrationId, report)
+    const forget = () => this.#reports.delete(migrationId)
+    report.then(forget, forget)
+    return { migrationId, report }
+  }
+
+  async #finish(move: SourceMove): Promise<MigrationReport> {
+    const report = await move.run().catch((error: unknown) => move.meter.finish('failed', error))
+    const { migrationId, vm, to, outcome } = report
+    try {
+      await this.#journal.saveReport(report)
+      return report
+    } finally {
+      this.#departures.delete(migrationId)
+      this.#progress.emit(migrationId, null)
+      this.#components.onEvent({ kind: 'migration-ended', migrationId, vm, to, outcome })
+    }
+  }
+
+  /** Moves from here: those under way as far as they are, ended ones as they ended; oldest first. */
+  async list(): Promise<{ report: MigrationReport; running: boolean }[]> {
+    const ended = await this.#journal.reports()
+    return [
+      ...ended.map((report) => ({ report, running: false })),
+      ...[...this.#departures.values()].map(({ meter }) => ({ report: meter.report, running: true })),
+    ]
+  }
+
+  /** @throws MigrationError MIGRATION_NOT_FOUND */
+  async get(migrationId: MigrationId): Promise<{ report: MigrationReport; running: boolean }> {
+    const departure = this.#departures.get(migrationId)
+    if (departure !== undefined) return { report: departure.meter.report, running: true }
+    const report = await this.#journal.report(migrationId)
+    if (report !== undefined) return { report, running: false }
+    throw new MigrationError('MIGRATION_NOT_FOUND', `no move ${migrationId}: see \`drover migration ls\``)
+  }
+
+  /** Steps of a move from now on; ends with the move. */
+  async *progress(migrationId: MigrationId, signal: AbortSignal): AsyncGenerator<MigrationProgress> {
+    const move = this.#departures.get(migrationId)
+    if (move === undefined) return
+    const steps = on(this.#progress, migrationId, { signal })
+    yield this.#progressOf(move)
+    for await (const [step] of steps) {
+      if (step === null) return
+      yield step as MigrationProgress
+    }
+  }
+
+  /** @throws MigrationError MIGRATION_NOT_FOUND, CANCEL_TOO_LATE */
+  async cancel(migrationId: MigrationId): Promise<void> {
+    const departure = this.#departures.get(migrationId)
+    if (departure !== undefined) return departure.cancel()
+    await this.get(migrationId)
+    throw new MigrationError('CANCEL_TOO_LATE', `move ${migrationId} has ended`)
+  }
+
+  /**
+   * A person decides a move in doubt, because the destination is lost for good.
+   *
+   * @throws MigrationError MIGRATION_NOT_FOUND, NOT_IN_DOUBT
+   */
+  async resolve(migrationId: MigrationId, owner: 'source' | 'destination'): Promise<void> {
+    await this.#doubts
+      .decide(migrationId, owner === 'destination' ? 'granted' : 'refused')
+      .catch(async (error) => {
+        // A move that never was has a better answer than that it isn't in doubt.
+        await this.get(migrationId)
+        throw error
+      })
+  }
+
+  #settleDoubt(vm: DepartingVm): Promise<Verdict> {
+    const settled = this.#doubts.settle(vm)
+    const { name } = vm.record.spec
+    const { migrationId, destination } = doubtOf(vm.record.state)!
+    this.#components.onEvent({ kind: 'migration-in-doubt', migrationId, vm: name, to: destination })
+    const onSettled = async (verdict: Verdict) => {
+      // The report that says "in doubt" is saved before it is corrected.
+      await this.#reports.get(migrationId)
+      await this.#journal.correctReport(migrationId, verdict)
+      this.#components.onEvent({ kind: 'migration-settled', migrationId, vm: name, verdict })
+    }
+    settled.then(onSettled).catch(() => {
+      // The agent stops: the doubt is on disk, and its report says so.
+    })
+    return settled
+  }
+
+  #progressOf({ meter }: SourceMove): MigrationProgress {
+    const { migrationId, vm, to, rounds, pages, bytes } = meter.report
+    return {
+      migrationId,
+      vm,
+      to,
+      phase: meter.phase,
+      // The one under way.
+      round: rounds.length + 1,
+      pagesSent: pages.sent,
+      bytesSent: bytes.pages + bytes.template,
+    }
+  }
+}

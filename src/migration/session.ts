@@ -1,0 +1,115 @@
+import { randomInt } from 'node:crypto'
+import { PageHashes } from '../codec/index.ts'
+import type { PeerIdText } from '../domain/vm.ts'
+import { type DirtyTracker, GuestMemory } from '../memory/index.ts'
+import { preflight } from '../qemu/index.ts'
+import { readTemplateState, type TemplateStore } from '../template/index.ts'
+import type { Channel, OpenChannel } from '../wire/channel.ts'
+import { Capture } from './capture.ts'
+import { ControlChannel } from './control.ts'
+import { MigrationError } from './errors.ts'
+import type { DepartingVm } from './ports.ts'
+import { MIGRATE_PROTOCOL, PAGES_PROTOCOL, TIMEOUTS_MS } from './protocol.ts'
+import { TemplateRam } from './template-ram.ts'
+
+export interface SessionComponents {
+  templates: TemplateStore
+  open: OpenChannel
+  /** Chosen once per node, by probing the kernel. */
+  trackerFor: (memory: GuestMemory) => DirtyTracker
+}
+
+/**
+ * What the source holds open while it moves a VM. All of it is opened before
+ * the first message, so that nothing is dialled or opened in the blackout.
+ */
+export class SourceSession implements AsyncDisposable {
+  readonly vm: DepartingVm
+  readonly memory: GuestMemory
+  readonly controlChannel: Channel
+  readonly control: ControlChannel
+  readonly pages: Channel
+  readonly capture: Capture
+  readonly hashes: PageHashes
+  /** The template's state file, which both sides have. */
+  readonly dictionary: Buffer
+  /** From Offer to Accept, as soon as it is known. */
+  rttMs = 0
+  readonly #cleanup: AsyncDisposableStack
+
+  private constructor(
+    vm: DepartingVm,
+    opened: { memory: GuestMemory; control: Channel; pages: Channel; dictionary: Buffer },
+    parts: { capture: Capture; hashes: PageHashes },
+    cleanup: AsyncDisposableStack,
+  ) {
+    this.vm = vm
+    this.memory = opened.memory
+    this.controlChannel = opened.control
+    this.control = new ControlChannel(opened.control)
+    this.pages = opened.pages
+    this.dictionary = opened.dictionary
+    this.capture = parts.capture
+    this.hashes = parts.hashes
+    this.#cleanup = cleanup
+  }
+
+  /**
+   * @throws MigrationError MIGRATION_TIMEOUT; MeshError; MemoryError; QemuError NOT_MOVABLE; TemplateError
+   */
+  static async open(
+    components: SessionComponents,
+    { vm, to, signal }: { vm: DepartingVm; to: PeerIdText; signal: AbortSignal },
+  ): Promise<SourceSession> {
+    const { open, templates, trackerFor } = components
+    await using cleanup = new AsyncDisposableStack()
+    const channel = async (protocol: string) => {
+      const opened = await openInTime(open, { to, protocol, signal })
+      // Does nothing after a clean close; after a failure it frees the stream.
+      const abort = () => opened.abort(new Error('the move ended'))
+      // One of the others may have failed meanwhile, and the stack be gone.
+      if (cleanup.disposed) abort()
+      else cleanup.defer(abort)
+      return opened
+    }
+    const { memoryBytes } = vm.machine
+    const memory = cleanup.use(
+      await GuestMemory.open({ pid: vm.process.pid, ramPath: vm.ramPath, memoryBytes }),
+    )
+    const template = cleanup.use(new TemplateRam(vm.ramPath))
+    const [control, pages, dictionary] = await Promise.all([
+      channel(MIGRATE_PROTOCOL),
+      channel(PAGES_PROTOCOL),
+      readTemplateState(templates, vm.record.spec.templateId),
+      preflight(vm.process, { signal }),
+    ])
+    const hashes = new PageHashes(memory.pages, randomInt(2 ** 32))
+    const capture = new Capture({ memory, tracker: trackerFor(memory), template, hashes })
+    const opened = { memory, control, pages, dictionary }
+    return new SourceSession(vm, opened, { capture, hashes }, cleanup.move())
+  }
+
+  /** Ends both channels once everything sent has left. */
+  async close(): Promise<void> {
+    await Promise.all([this.controlChannel.close(), this.pages.close()])
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#cleanup.disposeAsync()
+  }
+}
+
+async function openInTime(
+  open: OpenChannel,
+  { to, protocol, signal }: { to: PeerIdText; protocol: string; signal: AbortSignal },
+): Promise<Channel> {
+  const timeout = AbortSignal.timeout(TIMEOUTS_MS.dial)
+  try {
+    return await open(to, protocol, AbortSignal.any([signal, timeout]))
+  } catch (cause) {
+    if (!timeout.aborted || signal.aborted) throw cause
+    throw new MigrationError('MIGRATION_TIMEOUT', `no channel to the peer in ${TIMEOUTS_MS.dial} ms`, {
+      cause,
+    })
+  }
+}

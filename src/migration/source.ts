@@ -1,0 +1,360 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { DroverError } from '../domain/errors.ts'
+import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
+import { PAGE_BYTES } from '../domain/page.ts'
+import type { MigrationId, PeerIdText } from '../domain/vm.ts'
+import { pagesHelloCodec } from '../wire/migration-messages.ts'
+import type { ControlChannel } from './control.ts'
+import { MigrationError, RefusedError } from './errors.ts'
+import { peersReason, tellPeer } from './farewell.ts'
+import { sourceHandover } from './handover.ts'
+import { MoveMeter } from './meter.ts'
+import type { DepartingVm, MovableVms } from './ports.ts'
+import { DEFAULT_MAX_BLACKOUT_MS, TIMEOUTS_MS } from './protocol.ts'
+import { decideAfterRound } from './rounds.ts'
+import { Pace, sendRound } from './send-round.ts'
+import { type SessionComponents, SourceSession } from './session.ts'
+import { countStockPages } from './stock-equivalent.ts'
+import { switchOver } from './switch-over.ts'
+import type { Verdict } from './verdict.ts'
+
+export interface MoveRequest {
+  vm: string
+  to: PeerIdText
+  maxBandwidthBytesPerSecond: number | null
+  /** null: DEFAULT_MAX_BLACKOUT_MS. */
+  maxBlackoutMs: number | null
+}
+
+export interface SourceComponents extends SessionComponents {
+  vms: MovableVms
+  peerId: PeerIdText
+  qemuVersion: string
+  /** Asks the destination what became of a Grant until it answers, and acts on it. */
+  settleDoubt: (vm: DepartingVm) => Promise<Verdict>
+  onProgress: (meter: MoveMeter) => void
+}
+
+/** The longest that Node's timers take: 24 days. */
+const MAX_TIMER_MS = 2 ** 31 - 1
+/** Between two steps of one round that are told. */
+const PROGRESS_MS = 200
+
+/**
+ * The source's half of one move. One instance per move: run() once, cancel()
+ * at any time before the Grant.
+ */
+export class SourceMove {
+  readonly meter: MoveMeter
+  readonly #components: SourceComponents
+  readonly #request: MoveRequest
+  readonly #migrationId: MigrationId
+  readonly #handover = sourceHandover('copying')
+  readonly #cancel = new AbortController()
+  readonly #pace: Pace
+  readonly #maxBlackoutMs: number
+  readonly #doubtReportMs: number
+  /** The write that says that the Grant may have left; started with Finish, awaited before the Grant. */
+  #doubt: Promise<void> = Promise.resolve()
+
+  constructor(
+    components: SourceComponents,
+    init: { migrationId: MigrationId; request: MoveRequest; doubtReportMs: number },
+  ) {
+    this.#components = components
+    this.#request = init.request
+    this.#maxBlackoutMs = init.request.maxBlackoutMs ?? DEFAULT_MAX_BLACKOUT_MS
+    this.#doubtReportMs = init.doubtReportMs
+    this.#migrationId = init.migrationId
+    this.#pace = new Pace(init.request.maxBandwidthBytesPerSecond)
+    this.meter = new MoveMeter({
+      migrationId: init.migrationId,
+      vm: init.request.vm,
+      from: components.peerId,
+      to: init.request.to,
+      templateId: '',
+    })
+  }
+
+  /** @throws MigrationError CANCEL_TOO_LATE once the Grant may have left */
+  cancel(): void {
+    if (['granted', 'in-doubt', 'left'].includes(this.#handover.state)) {
+      throw new MigrationError(
+        'CANCEL_TOO_LATE',
+        `the VM '${this.#request.vm}' is already handed over or in doubt`,
+      )
+    }
+    this.#cancel.abort(
+      new MigrationError('MIGRATION_CANCELLED', `the move of '${this.#request.vm}' was cancelled`),
+    )
+  }
+
+  /** Moves the VM. Never rejects: what went wrong is in the report. */
+  async run(): Promise<MigrationReport> {
+    let vm: DepartingVm
+    try {
+      vm = await this.#components.vms.depart(this.#request.vm, this.#migrationId)
+    } catch (error) {
+      return this.meter.finish(outcomeOf(error), error)
+    }
+    this.meter.report.templateId = vm.record.spec.templateId
+    try {
+      await this.#move(vm, this.#cancel.signal)
+      return this.meter.finish('completed', null)
+    } catch (error) {
+      return await this.#afterFailure(vm, error)
+    }
+  }
+
+  async #move(vm: DepartingVm, signal: AbortSignal): Promise<void> {
+    await using session = await SourceSession.open(this.#components, { vm, to: this.#request.to, signal })
+    try {
+      const { templateMissing } = await this.#negotiate(session, signal)
+      await this.#copy(session, templateMissing, signal)
+      const digest = await this.#switchOver(session, signal)
+      await this.#grant(session, digest)
+    } catch (error) {
+      const reason = await this.#reasonFor(error, session.control)
+      // The guest goes on first: a peer that hangs is told in its own time.
+      try {
+        await this.#stayUnlessGranted(vm)
+      } finally {
+        if (this.#handover.state === 'stayed') await tellPeer(session.control, reason)
+      }
+      throw reason
+    }
+    await this.#settle(session)
+  }
+
+  /** What made the move fail, of an error that only says where it was noticed. */
+  async #reasonFor(error: unknown, control: ControlChannel): Promise<unknown> {
+    // Timers and streams tell of an abort, not of its reason.
+    if (this.#cancel.signal.aborted) return this.#cancel.signal.reason
+    // A guest that is stopped must go on at once: nobody is asked then.
+    return this.#handover.state === 'copying' ? peersReason(control, error) : error
+  }
+
+  async #negotiate(session: SourceSession, signal: AbortSignal): Promise<{ templateMissing: boolean }> {
+    const { vm, memory, control, pages } = session
+    this.meter.channels.push(session.controlChannel, pages)
+    const counts = await memory.counts()
+    this.meter.report.pages.guest = counts.guest
+    const offeredMs = performance.now()
+    await control.send(
+      {
+        kind: 'offer',
+        migrationId: this.#migrationId,
+        vm: vm.record.spec,
+        epoch: vm.record.epoch,
+        privatePages: counts.private,
+        hashSeed: session.hashes.seed,
+        qemuVersion: this.#components.qemuVersion,
+        paused: vm.paused,
+        machine: vm.machine,
+      },
+      signal,
+    )
+    const answer = await control.receive(['accept', 'refuse'], { timeoutMs: TIMEOUTS_MS.accept, signal })
+    if (answer.kind === 'refuse') throw new RefusedError(answer.code, answer.message, answer.detailsJson)
+    session.rttMs = performance.now() - offeredMs
+    await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
+    return answer
+  }
+
+  /** Rounds while the guest runs, until the rest is small enough. */
+  async #copy(session: SourceSession, templateMissing: boolean, signal: AbortSignal): Promise<void> {
+    const { control } = session
+    if (templateMissing) {
+      this.meter.enter('template')
+      this.#components.onProgress(this.meter)
+      await this.#prepared(control, signal)
+    }
+    this.meter.enter('rounds')
+    this.#components.onProgress(this.meter)
+    const { rounds } = this.meter.report
+    for (;;) {
+      const startedMs = performance.now()
+      const round = await this.#sendRound(session, signal)
+      // The destination's QEMU starts while the first round travels.
+      if (rounds.length === 0 && !templateMissing) await this.#prepared(control, signal)
+      await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
+      round.ms = performance.now() - startedMs
+      rounds.push(round)
+      this.#components.onProgress(this.meter)
+      const maxBlackoutMs = this.#maxBlackoutMs
+      const decision = decideAfterRound(rounds, { maxBlackoutMs, rttMs: session.rttMs })
+      if (decision.kind === 'switch-over') return
+      if (decision.kind === 'give-up') {
+        const { predictedBlackoutMs } = decision
+        throw blackoutTooLong(
+          `the guest writes too fast: the blackout would be ${Math.round(predictedBlackoutMs)} ms`,
+          { predictedBlackoutMs, maxBlackoutMs },
+        )
+      }
+    }
+  }
+
+  /** Waits for the destination's QEMU, and before it for the template where that is missing. */
+  async #prepared(control: ControlChannel, signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const message = await control.receive(['prepared', 'templateProgress'], {
+        timeoutMs: TIMEOUTS_MS.prepare,
+        signal,
+      })
+      this.meter.report.bytes.template = message.kind === 'prepared' ? message.templateBytes : message.bytes
+      this.#components.onProgress(this.meter)
+      if (message.kind === 'prepared') return
+    }
+  }
+
+  #sendRound({ capture, pages }: SourceSession, signal: AbortSignal): Promise<RoundReport> {
+    const round = this.meter.report.rounds.length + 1
+    let toldMs = performance.now()
+    const onSent = (): void => {
+      if (performance.now() - toldMs < PROGRESS_MS) return
+      toldMs = performance.now()
+      this.#components.onProgress(this.meter)
+    }
+    return sendRound({ capture, pages, meter: this.meter, pace: this.#pace, onSent }, round, signal)
+  }
+
+  /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
+  async #switchOver(session: SourceSession, signal: AbortSignal): Promise<Uint8Array> {
+    this.meter.enter('blackout')
+    this.#components.onProgress(this.meter)
+    const startedMs = performance.now()
+    const maxBlackoutMs = this.#maxBlackoutMs
+    const limit = AbortSignal.timeout(Math.min(Math.ceil(maxBlackoutMs), MAX_TIMER_MS))
+    const move = {
+      handover: this.#handover,
+      meter: this.meter,
+      sendRound: (bounded: AbortSignal) => this.#sendRound(session, bounded),
+      journalDoubt: () => this.#journalDoubt(session.vm),
+    }
+    try {
+      const digest = await switchOver(session, move, AbortSignal.any([signal, limit]))
+      await this.#doubt
+      // A busy event loop comes to its timers late.
+      if (performance.now() - startedMs <= maxBlackoutMs) return digest
+    } catch (error) {
+      if (!limit.aborted || signal.aborted) throw error
+    }
+    throw blackoutTooLong('the hand-over took longer than foreseen', { maxBlackoutMs })
+  }
+
+  #journalDoubt(vm: DepartingVm): void {
+    this.#doubt = vm.doubt(this.#request.to)
+    // Awaited before the Grant; until then a failure must not be an unhandled one.
+    this.#doubt.catch(() => {})
+  }
+
+  /** From here on there is no way back but the destination's word. */
+  async #grant({ vm, control }: SourceSession, digest: Uint8Array): Promise<void> {
+    this.#cancel.signal.throwIfAborted()
+    this.#handover.on('ready')
+    const never = new AbortController().signal
+    await control.send(
+      {
+        kind: 'grant',
+        migrationId: this.#migrationId,
+        vmId: vm.record.spec.id,
+        epoch: vm.record.epoch + 1,
+        source: this.#components.peerId,
+        destination: this.#request.to,
+        digest,
+      },
+      never,
+    )
+    await control.receive(['running'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
+    this.meter.stop()
+    this.#handover.on('running')
+  }
+
+  /** The VM runs at the destination: what fails here costs a number in the report, nothing else. */
+  async #settle(session: SourceSession): Promise<void> {
+    const { vm, control, capture, hashes } = session
+    const { report } = this.meter
+    const signal = AbortSignal.timeout(TIMEOUTS_MS.running)
+    report.pages.private = capture.private.count
+    report.pages.omitted = capture.omitted.count
+    try {
+      const stockPages = await countStockPages(
+        this.#components.templates,
+        vm.record.spec.templateId,
+        capture,
+        hashes,
+      )
+      report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
+      const settled = await control.receive(['settled'], { timeoutMs: TIMEOUTS_MS.running, signal })
+      report.destination = { private: settled.privatePages, shared: settled.sharedPages }
+      await session.close()
+    } finally {
+      await vm.leave()
+    }
+  }
+
+  /** Takes a VM back that nobody else can have; one whose Grant may have left is asked for. */
+  async #stayUnlessGranted(vm: DepartingVm): Promise<void> {
+    if (this.#handover.on('failed') !== 'stay') return
+    // Writes of one record keep their order: the doubt first, then the end of it.
+    await this.#doubt.catch(() => {})
+    await vm.stay()
+  }
+
+  async #afterFailure(vm: DepartingVm, error: unknown): Promise<MigrationReport> {
+    try {
+      await this.#stayUnlessGranted(vm)
+    } catch (cause) {
+      return this.meter.finish(outcomeOf(cause), cause)
+    }
+    switch (this.#handover.state) {
+      case 'in-doubt':
+        return await this.#doubtful(vm, error)
+      case 'left':
+        return this.meter.finish('completed', error)
+      default:
+        return this.meter.finish(outcomeOf(error), error)
+    }
+  }
+
+  /** Reports in doubt if the destination doesn't answer soon; the asking goes on without us. */
+  async #doubtful(vm: DepartingVm, error: unknown): Promise<MigrationReport> {
+    const verdict = await Promise.race([
+      // It rejects when the agent stops: the doubt stays, on disk.
+      this.#components.settleDoubt(vm).catch(() => null),
+      sleep(this.#doubtReportMs, null, { ref: false }),
+    ])
+    if (verdict === null) {
+      const inDoubt = new MigrationError(
+        'IN_DOUBT',
+        `'${this.#request.vm}' may run at the destination or not: it stays paused here, and the destination is asked ` +
+          'again until it answers; `drover migration resolve` decides for it if that node is lost',
+        { cause: error, details: { destination: this.#request.to } },
+      )
+      return this.meter.finish('in-doubt', inDoubt)
+    }
+    if (verdict === 'granted') {
+      this.#handover.on('verdict-granted')
+      return this.meter.finish('completed', null)
+    }
+    this.#handover.on('verdict-refused')
+    return this.meter.finish('failed', error)
+  }
+}
+
+function blackoutTooLong(
+  what: string,
+  details: { maxBlackoutMs: number; predictedBlackoutMs?: number },
+): MigrationError {
+  return new MigrationError(
+    'BLACKOUT_TOO_LONG',
+    `${what}, ${details.maxBlackoutMs} ms are allowed; raise --max-blackout or move it when it is calmer`,
+    { details },
+  )
+}
+
+/** What a move that ended with this error is reported as. */
+function outcomeOf(error: unknown): MigrationOutcome {
+  if (!(error instanceof DroverError)) return 'failed'
+  return error.outcome === 'usage' ? 'refused' : error.outcome
+}

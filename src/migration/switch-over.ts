@@ -1,0 +1,71 @@
+import { compressDeviceState } from '../codec/index.ts'
+import type { RoundReport } from '../domain/migration.ts'
+import { MAX_DEVICE_STATE_WIRE_BYTES } from '../wire/migration-messages.ts'
+import { MigrationError } from './errors.ts'
+import type { SourceHandover } from './handover.ts'
+import type { MoveMeter } from './meter.ts'
+import { TIMEOUTS_MS } from './protocol.ts'
+import type { SourceSession } from './session.ts'
+
+/** What the switchover needs of the move that it belongs to. */
+export interface SwitchOverMove {
+  handover: SourceHandover
+  meter: MoveMeter
+  sendRound: (signal: AbortSignal) => Promise<RoundReport>
+  /** Starts to write that the Grant may have left. Called when Finish is sent. */
+  journalDoubt: () => void
+}
+
+/**
+ * Stops the guest and hands over what is left of it: the first part of the
+ * blackout, up to Ready. The device state is saved before the last scan, as
+ * saving may write guest memory. It is compressed while the last round goes out.
+ *
+ * @returns the digest that both sides agree on
+ * @throws MigrationError DIGEST_MISMATCH, DEVICE_STATE_TOO_LARGE
+ */
+export async function switchOver(
+  session: SourceSession,
+  { handover, meter, sendRound, journalDoubt }: SwitchOverMove,
+  signal: AbortSignal,
+): Promise<Uint8Array> {
+  const { vm, control, capture, hashes, dictionary } = session
+  const { report } = meter
+  const stoppedMs = performance.now()
+  handover.on('stopped')
+  await vm.process.pause({ signal })
+  const deviceState = await vm.process.saveDeviceState({ signal })
+  const [compressed, round] = await Promise.all([
+    compressDeviceState(deviceState, dictionary),
+    sendRound(signal),
+  ])
+  round.ms = performance.now() - stoppedMs
+  report.rounds.push(round)
+  if (compressed.length > MAX_DEVICE_STATE_WIRE_BYTES) {
+    throw new MigrationError(
+      'DEVICE_STATE_TOO_LARGE',
+      `${compressed.length} bytes of compressed device state`,
+    )
+  }
+  report.bytes.deviceState = compressed.length
+  const digest = hashes.digest(capture.sent)
+  await control.send(
+    {
+      kind: 'finish',
+      deviceState: compressed,
+      deviceStateBytes: deviceState.length,
+      digest,
+      rounds: report.rounds.length,
+      pausedNs: Math.round((performance.now() - stoppedMs + session.rttMs / 2) * 1e6),
+    },
+    signal,
+  )
+  if (handover.on('finish-sent') === 'journal-doubt') journalDoubt()
+  await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
+  const ready = await control.receive(['ready'], { timeoutMs: TIMEOUTS_MS.ready, signal })
+  if (!Buffer.from(ready.digest).equals(digest)) {
+    throw new MigrationError('DIGEST_MISMATCH', 'the destination holds other pages than were sent')
+  }
+  report.digest = 'verified'
+  return digest
+}
