@@ -1,0 +1,177 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import { DroverError, errorBody } from '../domain/errors.ts'
+import { Mesh } from '../mesh/index.ts'
+import { MigrationService } from '../migration/index.ts'
+import { probeQemu, type QemuBinary } from '../qemu/index.ts'
+import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
+import { VmService } from '../vm/index.ts'
+import { ApiServer } from './api/server.ts'
+import type { StatusReply } from './api-schema.ts'
+import type { AgentConfig } from './config.ts'
+import { openDatabase } from './database.ts'
+import { EventHub } from './event-hub.ts'
+import { claimSocket } from './local-socket.ts'
+import type { Hypervisor } from './parts.ts'
+
+type Database = Awaited<ReturnType<typeof openDatabase>>
+
+/**
+ * One node: opens the database, then brings up templates, VMs, mesh, moves
+ * and the local API, each on those before it, and takes them down in reverse.
+ * VMs outlive it: the next agent on the data directory adopts them.
+ */
+export class Agent implements AsyncDisposable {
+  readonly #config: AgentConfig
+  readonly #log: Logger
+  readonly #events = new EventHub()
+  #running = new AsyncDisposableStack()
+
+  constructor(components: { log: Logger }, config: AgentConfig) {
+    this.#log = components.log
+    this.#config = config
+  }
+
+  /**
+   * What fails on the way takes down what was up already.
+   *
+   * @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE; MeshError when it can't listen or join
+   */
+  async start(signal: AbortSignal): Promise<void> {
+    const config = this.#config
+    await using starting = new AsyncDisposableStack()
+    await claimSocket(config.socket)
+    const db = await openDatabase(config.dataDir)
+    starting.defer(() => db.close())
+
+    const { binary, error: qemuError } = await this.#probe(signal)
+    const vms: { service: VmService | null } = { service: null }
+    const templates = new TemplateStore(
+      { db },
+      { dir: join(config.dataDir, 'templates'), inUseBy: (id) => vms.service?.namesUsing(id) ?? [] },
+    )
+    await templates.start()
+    starting.defer(() => templates.stop())
+
+    if (binary !== null) {
+      vms.service = await this.#startVms(db, templates, binary)
+      starting.defer(() => vms.service!.stop())
+    }
+    const mesh = await this.#startMesh(db)
+    starting.defer(() => mesh.stop())
+
+    let hypervisor: Hypervisor | null = null
+    if (binary !== null) {
+      const migrations = await this.#startMigrations(db, mesh, templates, vms.service!, binary)
+      starting.defer(() => migrations.stop())
+      for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
+      hypervisor = { binary, vms: vms.service!, migrations }
+    } else {
+      await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates))
+    }
+    const api = new ApiServer({
+      config,
+      log: this.#log,
+      events: this.#events,
+      mesh,
+      templates,
+      qemu: qemuStatus(config, binary, qemuError),
+      hypervisor,
+      qemuError,
+    })
+    await api.start()
+    starting.defer(() => api.stop())
+    this.#running = starting.move()
+    this.#events.publish({ kind: 'agent-started', peerId: mesh.peerId, name: mesh.name })
+    this.#log.info({ peerId: mesh.peerId, addresses: mesh.addresses(), socket: config.socket }, 'ready')
+  }
+
+  /** In reverse order of the start; VMs run on. */
+  async stop(): Promise<void> {
+    await this.#running.disposeAsync()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop()
+  }
+
+  /** A node without QEMU still serves its templates and says what is wrong. */
+  async #probe(signal: AbortSignal): Promise<{ binary: QemuBinary | null; error: DroverError | null }> {
+    const { qemuPath, accelerator } = this.#config
+    try {
+      const binary = await probeQemu(qemuPath, { accelerator, signal })
+      this.#log.info(
+        { qemu: binary.path, version: binary.version, accelerator: binary.accelerator },
+        'QEMU found',
+      )
+      return { binary, error: null }
+    } catch (error) {
+      if (!(error instanceof DroverError)) throw error
+      this.#log.warn({ code: error.code }, `no VMs on this node: ${error.message}`)
+      return { binary: null, error }
+    }
+  }
+
+  async #startVms(db: Database, templates: TemplateStore, binary: QemuBinary): Promise<VmService> {
+    const { dataDir, runDir, memoryLimitBytes } = this.#config
+    await mkdir(runDir, { recursive: true, mode: 0o700 })
+    const vms = new VmService(
+      { db, templates, binary, onEvent: (event) => this.#publish(event) },
+      { dataDir, runDir, memoryLimitBytes },
+    )
+    await vms.start()
+    return vms
+  }
+
+  async #startMesh(db: Database): Promise<Mesh> {
+    const { name, listen, dataDir, joinToken } = this.#config
+    const mesh = new Mesh(
+      { db, log: this.#log },
+      { name, listen, dataDir, ...(joinToken === null ? {} : { joinToken }) },
+    )
+    mesh.onMember((event) => this.#publish(event))
+    await mesh.start()
+    return mesh
+  }
+
+  async #startMigrations(
+    db: Database,
+    mesh: Mesh,
+    templates: TemplateStore,
+    vms: VmService,
+    binary: QemuBinary,
+  ): Promise<MigrationService> {
+    const migrations = new MigrationService({
+      db,
+      vms,
+      templates,
+      binary,
+      open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
+      peerId: mesh.peerId,
+      onEvent: (event) => this.#publish(event),
+    })
+    await migrations.start()
+    return migrations
+  }
+
+  #publish(event: { kind: string }): void {
+    this.#events.publish({ ...event })
+    this.#log.info(event, event.kind)
+  }
+}
+
+function qemuStatus(
+  config: AgentConfig,
+  binary: QemuBinary | null,
+  error: DroverError | null,
+): StatusReply['qemu'] {
+  return {
+    path: binary?.path ?? config.qemuPath,
+    version: binary?.version ?? null,
+    accelerator: binary?.accelerator ?? null,
+    acceleratorReason: binary?.acceleratorReason ?? null,
+    defaultMachineType: binary?.defaultMachineType ?? null,
+    error: error === null ? null : errorBody(error),
+  }
+}

@@ -1,0 +1,256 @@
+/**
+ * The local API: HTTP over the agent's unix socket, JSON both ways. This file
+ * is the contract that the agent serves and the command line speaks; nothing
+ * else of the agent is imported by the command line.
+ *
+ * - Plain replies are one JSON object; lists are in a named array of one.
+ * - Operations that take long answer with NDJSON: `{"progress":...}` lines,
+ *   then one `{"result":...}` or `{"error":...}` line. Closing the connection
+ *   cancels the operation (a move goes on: it has its own cancel).
+ * - Errors are `{"error":{code,outcome,message,details}}`; the status follows
+ *   the outcome: usage 400, refused 409, cancelled 499, failed 500, in-doubt 503.
+ */
+import { z } from 'zod'
+import type { ErrorBody, Outcome } from '../domain/errors.ts'
+import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
+import { CHUNK_BYTES } from '../domain/page.ts'
+import type { Accelerator, TemplateId } from '../domain/template.ts'
+import { NAME_PATTERN } from '../domain/text.ts'
+import type { NicSpec, PageCounts, VmId } from '../domain/vm.ts'
+
+export const NDJSON = 'application/x-ndjson'
+
+/** QEMU's fw_cfg and Linux both take 2048 bytes (COMMAND_LINE_SIZE on x86). */
+const MAX_KERNEL_COMMAND_LINE_BYTES = 2047
+const MAX_MEMORY_BYTES = 1024 ** 4
+/** What QEMU's q35 takes without further options. */
+const MAX_CPUS = 255
+/** A day: nobody waits longer for a guest to get ready. */
+const MAX_READY_TIMEOUT_MS = 24 * 3600 * 1000
+
+const name = z
+  .string()
+  .regex(
+    NAME_PATTERN,
+    'a name is 1 to 63 letters, digits, ".", "_" or "-", and starts with a letter or digit',
+  )
+const path = z.string().startsWith('/', 'a path given to the agent is absolute').max(4096)
+/** A name, an id or the start of one: looked up, never used as a path. */
+const reference = z.string().min(1).max(256)
+const port = z.int().min(1).max(65_535)
+
+export const createTemplateSchema = z.strictObject({
+  name,
+  kernelPath: path,
+  initrdPath: path.nullable(),
+  diskPath: path.nullable(),
+  kernelCommandLine: z
+    .string()
+    .refine((text) => Buffer.byteLength(text) <= MAX_KERNEL_COMMAND_LINE_BYTES, 'at most 2047 bytes'),
+  memoryBytes: z
+    .int()
+    .min(16 * CHUNK_BYTES, 'a guest has at least 16 MiB')
+    .max(MAX_MEMORY_BYTES)
+    .multipleOf(CHUNK_BYTES, 'memory is a whole number of MiB'),
+  cpus: z.int().min(1).max(MAX_CPUS),
+  /** Versioned (`pc-q35-7.2`); null: the newest that this node's QEMU has. */
+  machineType: z.string().max(64).nullable(),
+  /** JavaScript regular expression, matched in multi-line mode against the serial console. */
+  readyPattern: z.string().min(1).max(1024).refine(isPattern, 'not a regular expression'),
+  readyTimeoutMs: z.int().min(1).max(MAX_READY_TIMEOUT_MS),
+})
+export type CreateTemplateRequest = z.infer<typeof createTemplateSchema>
+
+export const pullTemplateSchema = z.strictObject({ from: reference.nullable(), name: name.nullable() })
+export type PullTemplateRequest = z.infer<typeof pullTemplateSchema>
+
+export const verifyTemplatesSchema = z.strictObject({ template: reference.nullable() })
+export type VerifyTemplatesRequest = z.infer<typeof verifyTemplatesSchema>
+
+export const runVmSchema = z.strictObject({
+  name,
+  template: reference,
+  nics: z
+    .array(
+      z.strictObject({
+        mac: z
+          .string()
+          .regex(/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/, 'a MAC address is six lower-case hex pairs with colons')
+          .optional(),
+        forwards: z
+          .array(z.strictObject({ protocol: z.enum(['tcp', 'udp']), hostPort: port, guestPort: port }))
+          .max(64),
+      }),
+    )
+    .max(8),
+})
+export type RunVmRequest = z.infer<typeof runVmSchema>
+
+export const stopVmSchema = z.strictObject({ force: z.boolean() })
+
+export const migrateSchema = z.strictObject({
+  vm: reference,
+  to: reference,
+  maxBandwidthBytesPerSecond: z.number().positive().nullable(),
+  maxBlackoutMs: z.number().positive().nullable(),
+})
+export type MigrateRequest = z.infer<typeof migrateSchema>
+
+export const resolveSchema = z.strictObject({ owner: z.enum(['source', 'destination']) })
+
+export interface ApiError extends ErrorBody {
+  outcome: Outcome
+}
+
+/** One line of an NDJSON reply. */
+export type StreamLine<Progress, Result> = { progress: Progress } | { result: Result } | { error: ApiError }
+
+export interface StatusReply {
+  peerId: string
+  name: string
+  version: string
+  pid: number
+  uptimeMs: number
+  addresses: string[]
+  dataDir: string
+  socket: string
+  /** `version` and `accelerator` are null, and `error` says why, on a node without a usable QEMU. */
+  qemu: {
+    path: string
+    version: string | null
+    accelerator: Accelerator | null
+    /** Why KVM isn't used. */
+    acceleratorReason: string | null
+    defaultMachineType: string | null
+    error: ErrorBody | null
+  }
+  memory: {
+    limitBytes: number | null
+    committedBytes: number
+    reservedBytes: number
+    availableBytes: number
+  } | null
+  counts: {
+    vms: number
+    vmsRunning: number
+    templates: number
+    members: number
+    membersConnected: number
+    migrationsRunning: number
+  }
+}
+
+export interface DoctorCheck {
+  check: string
+  ok: boolean
+  /** What was found. */
+  detail: string
+  /** What to do; null when nothing has to be done. */
+  remedy: string | null
+  /** Whether VMs can't run or move without it. */
+  required: boolean
+}
+export interface DoctorReply {
+  /** Whether every required check is ok. */
+  ok: boolean
+  checks: DoctorCheck[]
+}
+
+export interface MemberReply {
+  peerId: string
+  name: string | null
+  addresses: string[]
+  connected: boolean
+  rttMs: number | null
+  self: boolean
+}
+export interface PingReply {
+  peerId: string
+  name: string | null
+  rttMs: number
+}
+
+export interface TemplateReply {
+  id: TemplateId
+  names: string[]
+  createdAtMs: number
+  memoryBytes: number
+  machineType: string
+  accelerator: Accelerator
+  cpuModel: string
+  cpus: number
+  kernelCommandLine: string
+  spareRootPorts: number
+  stateBytes: number
+  diskBytes: number | null
+  /** Names of the VMs on this node that run from it. */
+  usedBy: string[]
+}
+/** `stage` names what is going on; `done` and `total` are null where it can't be counted. */
+export interface TemplateProgress {
+  stage: string
+  done: number | null
+  total: number | null
+}
+export interface PullTemplateReply extends TemplateReply {
+  from: string | null
+  bytesReceived: number
+}
+export interface VerifyReply {
+  templates: { id: TemplateId; names: string[]; ok: boolean; damaged: { file: string; pages?: number[] }[] }[]
+  ok: boolean
+}
+
+export type VmStateName = 'running' | 'paused' | 'departing' | 'in-doubt' | 'stopped'
+export interface VmReply {
+  name: string
+  id: VmId
+  /** Name of the node that owns it: this one. */
+  node: string
+  epoch: number
+  state: VmStateName
+  /** Why a stopped VM is stopped. */
+  reason: string | null
+  template: TemplateId
+  templateNames: string[]
+  memoryBytes: number | null
+  createdAtMs: number
+  pid: number | null
+  nics: readonly NicSpec[]
+  hasDisk: boolean
+  generationId: string
+  /** The move under way or in doubt. */
+  migrationId: string | null
+}
+export interface VmShowReply extends VmReply {
+  pages: PageCounts | null
+  /** Why there are none; null when there are. */
+  pagesUnavailable: string | null
+  /** What QEMU says of the guest, such as `running` or `io-error` (QMP RunState). */
+  runState: string | null
+  /** Unix socket that carries the serial console; null while the VM is stopped. */
+  consoleSocket: string | null
+}
+
+/** A move as it ended, or as far as it is. */
+export interface MigrationReply extends MigrationReport {
+  running: boolean
+}
+export type MigrationLine = StreamLine<MigrationProgress, MigrationReport>
+
+/** Something that happened on this node; `kind` says what, and which fields are there. */
+export interface EventReply {
+  seq: number
+  atMs: number
+  kind: string
+  [field: string]: unknown
+}
+
+function isPattern(text: string): boolean {
+  try {
+    new RegExp(text, 'm')
+    return true
+  } catch {
+    return false
+  }
+}

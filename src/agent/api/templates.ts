@@ -1,0 +1,125 @@
+import type { FastifyInstance } from 'fastify'
+import type { TemplateRecord } from '../../domain/template.ts'
+import { type CreateStep, createTemplate, type VerifyProgress } from '../../template/index.ts'
+import {
+  createTemplateSchema,
+  type PullTemplateReply,
+  pullTemplateSchema,
+  type TemplateProgress,
+  type TemplateReply,
+  type VerifyReply,
+  verifyTemplatesSchema,
+} from '../api-schema.ts'
+import { machineSpec } from '../machine.ts'
+import { type AgentParts, hypervisorOf } from '../parts.ts'
+import { pullTemplate } from '../pull-template.ts'
+import { templateBoot } from '../template-boot.ts'
+import { checked, streamReply } from './request.ts'
+
+const CREATE_STAGES: Readonly<Record<CreateStep, string>> = {
+  copy: 'copying the files',
+  boot: 'booting the guest',
+  seal: 'sealing its memory',
+}
+
+type TemplateParams = { Params: { template: string } }
+
+/**
+ * GET and POST /templates, GET and DELETE /templates/T, POST /templates/T/pull,
+ * POST /templates/verify. Creating, pulling and verifying answer with NDJSON.
+ */
+export function templateRoutes(server: FastifyInstance, parts: AgentParts): void {
+  const { templates } = parts
+
+  server.get('/templates', () => ({
+    templates: templates.list().map((record) => templateReply(record, parts)),
+  }))
+
+  server.get<TemplateParams>('/templates/:template', (request) =>
+    templateReply(templates.resolve(request.params.template), parts),
+  )
+
+  server.post('/templates', (request, reply) => {
+    const wanted = checked(createTemplateSchema, request.body)
+    const { binary } = hypervisorOf(parts)
+    const machine = machineSpec(binary, wanted)
+    return streamReply<TemplateProgress, TemplateReply>(reply, async (progress, signal) => {
+      const record = await createTemplate(templates, templateBoot(binary, parts.config.runDir), {
+        name: wanted.name,
+        machine,
+        kernelPath: wanted.kernelPath,
+        initrdPath: wanted.initrdPath,
+        diskPath: wanted.diskPath,
+        readyPattern: new RegExp(wanted.readyPattern, 'm'),
+        readyTimeoutMs: wanted.readyTimeoutMs,
+        signal,
+        onProgress: (step) => progress({ stage: CREATE_STAGES[step], done: null, total: null }),
+      })
+      parts.events.publish({ kind: 'template-created', id: record.id, name: wanted.name })
+      return templateReply(record, parts)
+    })
+  })
+
+  server.post<TemplateParams>('/templates/:template/pull', (request, reply) => {
+    const { from, name } = checked(pullTemplateSchema, request.body)
+    return streamReply<TemplateProgress, PullTemplateReply>(reply, async (progress, signal) => {
+      const pulled = await pullTemplate(parts, {
+        template: request.params.template,
+        from,
+        name,
+        progress,
+        signal,
+      })
+      return {
+        ...templateReply(pulled.record, parts),
+        from: pulled.from,
+        bytesReceived: pulled.bytesReceived,
+      }
+    })
+  })
+
+  server.post('/templates/verify', (request, reply) => {
+    const { template } = checked(verifyTemplatesSchema, request.body)
+    const records = template === null ? templates.list() : [templates.resolve(template)]
+    return streamReply<TemplateProgress, VerifyReply>(reply, async (progress, signal) => {
+      const verified: VerifyReply['templates'] = []
+      for (const { id, names } of records) {
+        const onProgress = ({ bytesDone, bytesTotal }: VerifyProgress) =>
+          progress({ stage: `verifying ${names[0] ?? id}`, done: bytesDone, total: bytesTotal })
+        verified.push({ id, names, ...(await templates.verify(id, { signal, onProgress })) })
+      }
+      return { templates: verified, ok: verified.every(({ ok }) => ok) }
+    })
+  })
+
+  server.delete<TemplateParams>('/templates/:template', async (request) => {
+    // Without a hypervisor nobody knows whether a VM still runs from it.
+    hypervisorOf(parts)
+    const removed = templateReply(templates.resolve(request.params.template), parts)
+    await templates.remove(removed.id)
+    parts.events.publish({ kind: 'template-removed', id: removed.id, names: removed.names })
+    return removed
+  })
+}
+
+function templateReply(
+  { id, names, manifest, createdAtMs }: TemplateRecord,
+  parts: AgentParts,
+): TemplateReply {
+  const { machine } = manifest
+  return {
+    id,
+    names,
+    createdAtMs,
+    memoryBytes: machine.memoryBytes,
+    machineType: machine.machineType,
+    accelerator: machine.accelerator,
+    cpuModel: machine.cpuModel,
+    cpus: machine.cpus,
+    kernelCommandLine: machine.kernelCommandLine,
+    spareRootPorts: machine.spareRootPorts,
+    stateBytes: manifest.state.sizeBytes,
+    diskBytes: manifest.disk?.sizeBytes ?? null,
+    usedBy: [...(parts.hypervisor?.vms.namesUsing(id) ?? [])],
+  }
+}

@@ -1,0 +1,137 @@
+import { readFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { z } from 'zod'
+import { NAME_PATTERN, parseSizeBytes } from '../domain/text.ts'
+import { AgentError } from './errors.ts'
+
+/** sun_path of a unix socket, terminating zero included (unix(7)). */
+const MAX_SOCKET_PATH_BYTES = 107
+/** What QEMU's sockets add to the run directory: a VM's UUID and the longest name there. */
+const VM_SOCKET_SUFFIX = `/${'0'.repeat(36)}/incoming.sock`
+
+export const DEFAULT_SOCKET = '/run/drover/agent.sock'
+export const DEFAULT_DATA_DIR = '/var/lib/drover'
+export const DEFAULT_LISTEN = '/ip4/0.0.0.0/tcp/4710'
+const DEFAULT_QEMU = 'qemu-system-x86_64'
+
+const sizeSchema = z.union([z.int().positive(), z.string()]).transform((value, context) => {
+  const bytes = typeof value === 'number' ? value : parseSizeBytes(value)
+  if (bytes !== null && bytes > 0) return bytes
+  context.addIssue({ code: 'custom', message: `"${value}" is not a size such as 8G or 512M` })
+  return z.NEVER
+})
+
+/** The config file, and the flags over it: the same names mean the same. */
+const configSchema = z.strictObject({
+  /** How other nodes call this one; default: the host's name. */
+  name: z.string().regex(NAME_PATTERN, 'a node name is 1 to 63 letters, digits, ".", "_" or "-"').optional(),
+  /** Templates, identity, records; default /var/lib/drover. */
+  dataDir: z.string().min(1).optional(),
+  /** The local API; QEMU's sockets live beside it. Default /run/drover/agent.sock. */
+  socket: z.string().min(1).optional(),
+  /** Multiaddrs; default all interfaces, TCP port 4710. */
+  listen: z.array(z.string().min(1)).min(1).optional(),
+  /** Join token of a mesh; only read at the first start. */
+  join: z.string().min(1).optional(),
+  /** What VMs and templates may take together: bytes or `8G`; default: what the machine has. */
+  memoryLimitBytes: sizeSchema.optional(),
+  /** QEMU binary, a path or a name in PATH. */
+  qemu: z.string().min(1).optional(),
+  accel: z.enum(['auto', 'kvm', 'tcg']).optional(),
+  logLevel: z.enum(['silent', 'error', 'warn', 'info', 'debug', 'trace']).optional(),
+})
+export type ConfigFile = z.input<typeof configSchema>
+
+/** What the command line gives; absent means not given. */
+export interface AgentFlags extends ConfigFile {
+  /** Path of the config file. */
+  config?: string
+}
+
+export interface AgentConfig {
+  name: string
+  dataDir: string
+  socket: string
+  /** One directory per VM with QEMU's sockets and log: short paths, on a tmpfs where /run is one. */
+  runDir: string
+  listen: string[]
+  joinToken: string | null
+  memoryLimitBytes: number | null
+  qemuPath: string
+  accelerator: 'auto' | 'kvm' | 'tcg'
+  logLevel: string
+}
+
+/**
+ * The agent's settings: flags, over the config file, over the defaults.
+ *
+ * @throws AgentError CONFIG_INVALID naming the key, SOCKET_PATH_TOO_LONG
+ */
+export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
+  const { config: file, ...given } = flags
+  const settings = {
+    ...(file === undefined ? {} : await readConfigFile(file)),
+    ...check(given, 'command line'),
+  }
+  const socket = resolve(settings.socket ?? DEFAULT_SOCKET)
+  const runDir = join(dirname(socket), 'vms')
+  checkSocketLength(socket, runDir)
+  return {
+    name: settings.name ?? defaultName(),
+    dataDir: resolve(settings.dataDir ?? DEFAULT_DATA_DIR),
+    socket,
+    runDir,
+    listen: settings.listen ?? [DEFAULT_LISTEN],
+    joinToken: settings.join ?? null,
+    memoryLimitBytes: settings.memoryLimitBytes ?? null,
+    qemuPath: settings.qemu ?? DEFAULT_QEMU,
+    accelerator: settings.accel ?? 'auto',
+    logLevel: settings.logLevel ?? 'info',
+  }
+}
+
+async function readConfigFile(path: string): Promise<z.output<typeof configSchema>> {
+  let json: unknown
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'))
+  } catch (cause) {
+    throw new AgentError('CONFIG_INVALID', `config file ${path}: ${(cause as Error).message}`, {
+      cause,
+      details: { file: path },
+    })
+  }
+  return check(json, path)
+}
+
+function check(value: unknown, from: string): z.output<typeof configSchema> {
+  const checked = configSchema.safeParse(value)
+  if (checked.success) return checked.data
+  const [issue] = checked.error.issues
+  const key = issue?.code === 'unrecognized_keys' ? issue.keys.join(', ') : (issue?.path.join('.') ?? '')
+  const what = issue?.code === 'unrecognized_keys' ? 'no such setting' : issue?.message
+  throw new AgentError('CONFIG_INVALID', `${from}: ${key === '' ? '' : `${key}: `}${what}`, {
+    details: { from, key },
+  })
+}
+
+function checkSocketLength(socket: string, runDir: string): void {
+  const longest = [socket, `${runDir}${VM_SOCKET_SUFFIX}`].sort(
+    (a, b) => Buffer.byteLength(b) - Buffer.byteLength(a),
+  )[0]!
+  const bytes = Buffer.byteLength(longest)
+  if (bytes <= MAX_SOCKET_PATH_BYTES) return
+  throw new AgentError(
+    'SOCKET_PATH_TOO_LONG',
+    `the sockets beside ${socket} would have paths of ${bytes} bytes, and unix sockets end at ` +
+      `${MAX_SOCKET_PATH_BYTES}: choose a --socket in a directory whose path is ${bytes - MAX_SOCKET_PATH_BYTES} shorter`,
+    { details: { path: longest, pathBytes: bytes, maxBytes: MAX_SOCKET_PATH_BYTES } },
+  )
+}
+
+/** The host's name without its domain, with what no name may hold left out. */
+function defaultName(): string {
+  const [host = ''] = hostname().split('.')
+  const name = host.replace(/[^a-z0-9_-]/gi, '').slice(0, 63)
+  return NAME_PATTERN.test(name) ? name : 'node'
+}

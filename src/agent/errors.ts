@@ -1,0 +1,21 @@
+import { DroverError, type ErrorCodes, type ErrorInit } from '../domain/errors.ts'
+
+export const AGENT_ERRORS = {
+  AGENT_ALREADY_RUNNING: 'refused',
+  CONFIG_INVALID: 'usage',
+  DATA_DIR_UNUSABLE: 'refused',
+  GUEST_ENDED: 'failed',
+  MACHINE_TYPE_UNKNOWN: 'refused',
+  REQUEST_INVALID: 'usage',
+  ROUTE_NOT_FOUND: 'usage',
+  SOCKET_PATH_TOO_LONG: 'usage',
+  TEMPLATE_ID_NEEDED: 'usage',
+  TEMPLATE_NOT_ON_PEERS: 'refused',
+} as const satisfies ErrorCodes
+
+/** The agent itself can't start, can't boot a template, or got a request that makes no sense. */
+export class AgentError extends DroverError<keyof typeof AGENT_ERRORS> {
+  constructor(code: keyof typeof AGENT_ERRORS, message: string, init?: ErrorInit) {
+    super(code, AGENT_ERRORS[code], message, init)
+  }
+}

@@ -1,0 +1,37 @@
+import type { Logger } from 'pino'
+import type { DroverError } from '../domain/errors.ts'
+import type { Mesh } from '../mesh/index.ts'
+import type { MigrationService } from '../migration/index.ts'
+import type { QemuBinary } from '../qemu/index.ts'
+import type { TemplateStore } from '../template/index.ts'
+import type { VmService } from '../vm/index.ts'
+import type { StatusReply } from './api-schema.ts'
+import type { AgentConfig } from './config.ts'
+import type { EventHub } from './event-hub.ts'
+
+/** What the agent is made of, as the local API sees it. */
+export interface AgentParts {
+  config: AgentConfig
+  log: Logger
+  events: EventHub
+  mesh: Mesh
+  templates: TemplateStore
+  /** Of the probe at start. */
+  qemu: StatusReply['qemu']
+  /** Null on a node without a usable QEMU: it still serves its templates. */
+  hypervisor: Hypervisor | null
+  /** Why there is none. */
+  qemuError: DroverError | null
+}
+
+export interface Hypervisor {
+  binary: QemuBinary
+  vms: VmService
+  migrations: MigrationService
+}
+
+/** @throws what the probe of QEMU found wrong, such as QEMU_NOT_FOUND */
+export function hypervisorOf({ hypervisor, qemuError }: AgentParts): Hypervisor {
+  if (hypervisor === null) throw qemuError!
+  return hypervisor
+}

@@ -1,0 +1,58 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { loadConfig } from '../../src/agent/config.ts'
+
+let dir: string
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'drover-'))
+})
+afterAll(() => rm(dir, { recursive: true }))
+
+async function file(content: string): Promise<string> {
+  const path = join(dir, 'config.json')
+  await writeFile(path, content)
+  return path
+}
+
+test('without a file and flags everything has its default', async () => {
+  expect(await loadConfig({})).toMatchObject({
+    dataDir: '/var/lib/drover',
+    socket: '/run/drover/agent.sock',
+    runDir: '/run/drover/vms',
+    listen: ['/ip4/0.0.0.0/tcp/4710'],
+    joinToken: null,
+    memoryLimitBytes: null,
+    accelerator: 'auto',
+  })
+})
+
+test('flags go over the file, the file over the defaults', async () => {
+  const config = await file('{"name":"from-file","memoryLimitBytes":"8G","accel":"tcg"}')
+  expect(await loadConfig({ config, name: 'from-flag' })).toMatchObject({
+    name: 'from-flag',
+    memoryLimitBytes: 8 * 1024 ** 3,
+    accelerator: 'tcg',
+  })
+})
+
+test.each([
+  ['an unknown key', '{"memoryLimit":"8G"}', 'memoryLimit'],
+  ['a wrong type', '{"listen":"/ip4/0.0.0.0/tcp/1"}', 'listen'],
+  ['a size that is none', '{"memoryLimitBytes":"lots"}', 'memoryLimitBytes'],
+  ['a name that would be a path', '{"name":"../up"}', 'name'],
+  ['no JSON', '{name:', 'config.json'],
+])('%s in the file is named', async (_what, content, named) => {
+  const loaded = loadConfig({ config: await file(content) })
+  await expect(loaded).rejects.toMatchObject({ code: 'CONFIG_INVALID', outcome: 'usage' })
+  await expect(loaded).rejects.toThrow(named)
+})
+
+test('a socket whose neighbours would have too long paths is refused before QEMU meets it', async () => {
+  const socket = `/tmp/${'d'.repeat(60)}/agent.sock`
+  await expect(loadConfig({ socket })).rejects.toMatchObject({
+    code: 'SOCKET_PATH_TOO_LONG',
+    details: { maxBytes: 107 },
+  })
+})
