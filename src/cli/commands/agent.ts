@@ -1,0 +1,58 @@
+import { type Command, Option } from 'commander'
+import { examples } from '../help.ts'
+import { each, size } from '../options.ts'
+import type { Action, AgentFlags } from '../session.ts'
+
+interface AgentOptions {
+  config?: string
+  name?: string
+  dataDir?: string
+  listen?: string[]
+  join?: string
+  memoryLimit?: number
+  qemu?: string
+  accel?: 'auto' | 'kvm' | 'tcg'
+}
+
+export function registerAgent(program: Command, action: Action): void {
+  const command = program
+    .command('agent')
+    .description(
+      'Run a node in the foreground. The first start without --join creates a mesh. SIGTERM or Ctrl-C stops it; VMs run on.',
+    )
+    .addHelpText(
+      'before',
+      examples(
+        ['drover agent', 'the first node of a mesh'],
+        ['drover agent --join "$(ssh edge-1 drover mesh token)"', 'a node that joins it'],
+        ['drover agent --name edge-2 --memory-limit 8G --config /etc/drover.json', ''],
+      ),
+    )
+    .option(
+      '--config <file>',
+      'settings as JSON: name, dataDir, socket, listen, join, memoryLimitBytes, qemu, accel, logLevel',
+    )
+    .option('--name <name>', "how other nodes call this one (default: the host's name)")
+    .option('--data-dir <dir>', 'templates, identity, records (default: /var/lib/drover)')
+    .option(
+      '--listen <multiaddr>',
+      'where other nodes reach this one; may be repeated (default: /ip4/0.0.0.0/tcp/4710)',
+      each,
+    )
+    .option('--join <token>', 'join the mesh of `drover mesh token`')
+    .option('--memory-limit <size>', 'what VMs and templates may take together', size)
+    .option('--qemu <path>', 'QEMU binary (default: qemu-system-x86_64)')
+    .addOption(
+      new Option('--accel <kind>', 'what executes guests (default: auto)').choices(['auto', 'kvm', 'tcg']),
+    )
+  command.action(
+    action(async (session, { memoryLimit, ...options }: AgentOptions) => {
+      const flags: AgentFlags = { ...options }
+      if (memoryLimit !== undefined) flags.memoryLimitBytes = memoryLimit
+      // The default socket gives way to the config file's; a flag or DROVER_SOCKET doesn't.
+      if (program.getOptionValueSource('socket') !== 'default') flags.socket = session.socket
+      if (session.verbosity > 0) flags.logLevel = session.verbosity === 1 ? 'debug' : 'trace'
+      await session.agent(flags, session.signal)
+    }),
+  )
+}

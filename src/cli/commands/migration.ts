@@ -1,0 +1,116 @@
+import { type Command, Option } from 'commander'
+import type { MigrationReply } from '../../agent/api-schema.ts'
+import { apiPath } from '../client.ts'
+import { worstExitCode } from '../exit-code.ts'
+import { examples } from '../help.ts'
+import { renderReport } from '../render-report.ts'
+import type { Action } from '../session.ts'
+import { renderFacts, renderTable } from '../table.ts'
+import { formatBytes, formatCount, formatMs } from '../units.ts'
+import { watchMigration } from '../watch-migration.ts'
+
+export function registerMigration(program: Command, action: Action): void {
+  const migration = program
+    .command('migration')
+    .helpCommand(false)
+    .description('Moves of VMs, under way and past. ID as `migration ls` shows it.')
+
+  migration
+    .command('ls')
+    .description('List the moves that this node remembers.')
+    .addHelpText('before', examples(['drover migration ls', '']))
+    .action(
+      action(async ({ client, out }) => {
+        out.result(await client.request<{ migrations: MigrationReply[] }>('GET', '/migrations'), renderList)
+      }),
+    )
+
+  migration
+    .command('show')
+    .argument('<id>')
+    .description('Show one move; its report once it has ended.')
+    .addHelpText('before', examples(['drover migration show ID --json', '']))
+    .action(
+      action(async ({ client, out }, _options, id: string) => {
+        out.result(await client.request<MigrationReply>('GET', apiPath`/migrations/${id}`), renderOne)
+      }),
+    )
+
+  migration
+    .command('watch')
+    .argument('<id>')
+    .description(
+      'Follow a move to its end; the exit code is its outcome. Ctrl-C stops watching, not the move.',
+    )
+    .addHelpText('before', examples(['drover migration watch ID', '']))
+    .action(
+      action(async (session, _options, id: string) => {
+        const report = await watchMigration(session, id, session.signal)
+        session.out.result(report, renderReport)
+        return worstExitCode([report.outcome])
+      }),
+    )
+
+  migration
+    .command('cancel')
+    .argument('<id>')
+    .description('Cancel a move: the VM stays here. Refused once the destination may own the VM.')
+    .addHelpText('before', examples(['drover migration cancel ID', '']))
+    .action(
+      action(async ({ client, out }, _options, id: string) => {
+        out.result(await client.request<MigrationReply>('POST', apiPath`/migrations/${id}/cancel`), renderOne)
+      }),
+    )
+
+  migration
+    .command('resolve')
+    .argument('<id>')
+    .description(
+      'Decide who owns the VM of a move in doubt. Look at the other node first: if both are let run, the VM runs twice.',
+    )
+    .addHelpText(
+      'before',
+      examples([
+        'drover migration resolve ID --owner source',
+        'the destination never got it, and never will',
+      ]),
+    )
+    .addOption(
+      new Option('--owner <node>', 'who keeps the VM')
+        .choices(['source', 'destination'])
+        .makeOptionMandatory(),
+    )
+    .action(
+      action(async ({ client, out }, { owner }: { owner: string }, id: string) => {
+        out.result(
+          await client.request<MigrationReply>('POST', apiPath`/migrations/${id}/resolve`, { owner }),
+          renderOne,
+        )
+      }),
+    )
+}
+
+function renderList({ migrations }: { migrations: MigrationReply[] }): string {
+  return renderTable(
+    ['ID', 'VM', 'OUTCOME', 'TO', 'TOTAL', 'BLACKOUT'],
+    migrations.map(({ migrationId, vm, outcome, running, to, durationsMs }) => [
+      migrationId,
+      vm,
+      running ? 'running' : outcome,
+      to,
+      formatMs(durationsMs.total),
+      durationsMs.blackout > 0 ? formatMs(durationsMs.blackout) : '-',
+    ]),
+  )
+}
+
+function renderOne(migration: MigrationReply): string {
+  if (!migration.running) return renderReport(migration)
+  const { migrationId, vm, to, pages, bytes } = migration
+  return renderFacts([
+    ['migration', migrationId],
+    ['vm', `${vm}: on its way`],
+    ['to', to],
+    ['sent', `${formatCount(pages.sent)} pages, ${formatBytes(bytes.wire)}`],
+  ])
+}

@@ -1,0 +1,74 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Command } from 'commander'
+import type { StatusReply } from '../../agent/api-schema.ts'
+import { CliError } from '../errors.ts'
+import { examples } from '../help.ts'
+import { positive } from '../options.ts'
+import type { Action, Session } from '../session.ts'
+import { renderFacts } from '../table.ts'
+import { formatBytes, formatMs } from '../units.ts'
+
+const RETRY_MS = 100
+
+export function registerStatus(program: Command, action: Action): void {
+  program
+    .command('status')
+    .description('Show this node: identity, addresses, QEMU, memory, counts.')
+    .addHelpText(
+      'before',
+      examples(
+        ['drover status', ''],
+        ['drover status --wait 10', 'right after starting the agent'],
+        ['drover status --json | jq .peerId', ''],
+      ),
+    )
+    .option('--wait <seconds>', 'wait so long for the agent to answer', positive)
+    .action(
+      action(async (session, { wait }: { wait?: number }) => {
+        session.out.result(await statusWithin(session, (wait ?? 0) * 1000), render)
+      }),
+    )
+}
+
+async function statusWithin({ client, signal }: Session, waitMs: number): Promise<StatusReply> {
+  const deadlineMs = performance.now() + waitMs
+  for (;;) {
+    try {
+      return await client.request<StatusReply>('GET', '/status')
+    } catch (error) {
+      const notYet =
+        error instanceof CliError && (error.code === 'AGENT_UNREACHABLE' || error.code === 'AGENT_GONE')
+      if (!notYet || performance.now() + RETRY_MS > deadlineMs) throw error
+    }
+    await sleep(RETRY_MS, undefined, { signal })
+  }
+}
+
+function render({ qemu, memory, counts, ...node }: StatusReply): string {
+  return renderFacts([
+    ['node', node.name],
+    ['peer id', node.peerId],
+    ['version', node.version],
+    ['up', formatMs(node.uptimeMs)],
+    ...node.addresses.map((address, i) => [i === 0 ? 'addresses' : '', address] as const),
+    ['qemu', qemu.version === null ? `none: ${qemu.error?.message}` : `${qemu.version}, ${qemu.path}`],
+    ['accelerator', qemu.accelerator],
+    ['', qemu.acceleratorReason],
+    ['memory', memory === null ? null : renderMemory(memory)],
+    ['VMs', `${counts.vmsRunning} running of ${counts.vms}`],
+    ['templates', String(counts.templates)],
+    ['members', `${counts.membersConnected} connected of ${counts.members}`],
+    ['moves', `${counts.migrationsRunning} under way`],
+  ])
+}
+
+function renderMemory({
+  limitBytes,
+  committedBytes,
+  reservedBytes,
+  availableBytes,
+}: NonNullable<StatusReply['memory']>): string {
+  const limit = limitBytes === null ? '' : ` of ${formatBytes(limitBytes)}`
+  const reserved = reservedBytes === 0 ? '' : `, ${formatBytes(reservedBytes)} reserved for arrivals`
+  return `${formatBytes(committedBytes)}${limit} committed${reserved}, ${formatBytes(availableBytes)} available`
+}

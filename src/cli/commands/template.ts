@@ -1,0 +1,218 @@
+import { resolve } from 'node:path'
+import type { Command } from 'commander'
+import type {
+  CreateTemplateRequest,
+  PullTemplateReply,
+  PullTemplateRequest,
+  TemplateProgress,
+  TemplateReply,
+  VerifyReply,
+} from '../../agent/api-schema.ts'
+import { apiPath } from '../client.ts'
+import { EXIT_CODES } from '../exit-code.ts'
+import { examples } from '../help.ts'
+import { count, pattern, positive, size } from '../options.ts'
+import type { Output } from '../output.ts'
+import type { Action } from '../session.ts'
+import { renderFacts, renderTable } from '../table.ts'
+import { formatBytes, formatTime, shortId } from '../units.ts'
+
+/** A distribution's kernel under TCG on a small node is ready within this. */
+const DEFAULT_READY_TIMEOUT_S = 300
+
+interface CreateOptions {
+  kernel: string
+  initrd?: string
+  append: string
+  disk?: string
+  memory: number
+  cpus: number
+  machine?: string
+  ready: string
+  readyTimeout: number
+}
+
+export function registerTemplate(program: Command, action: Action): void {
+  const template = program
+    .command('template')
+    .helpCommand(false)
+    .description('Sealed VMs that clones start from. T is a name, an id, or the start of an id.')
+  registerCreate(template, action)
+
+  template
+    .command('ls')
+    .description('List the templates of this node.')
+    .addHelpText('before', examples(['drover template ls', '']))
+    .action(
+      action(async ({ client, out }) => {
+        out.result(await client.request<{ templates: TemplateReply[] }>('GET', '/templates'), renderList)
+      }),
+    )
+
+  template
+    .command('show')
+    .argument('<T>')
+    .description('Show one template.')
+    .addHelpText('before', examples(['drover template show web', '']))
+    .action(
+      action(async ({ client, out }, _options, ref: string) => {
+        out.result(await client.request<TemplateReply>('GET', apiPath`/templates/${ref}`), renderOne)
+      }),
+    )
+
+  template
+    .command('pull')
+    .argument('<T>', 'the whole id, as other nodes know no names of this one')
+    .description('Bring a template to this node; every byte is checked against its id.')
+    .addHelpText('before', examples(['drover template pull bafkrei... --from edge-1 --name web', '']))
+    .option('--from <peer>', 'the node to ask (default: all connected ones, nearest first)')
+    .option('--name <name>', 'what to call it here')
+    .action(
+      action(async ({ client, out }, { from, name }: { from?: string; name?: string }, ref: string) => {
+        const body: PullTemplateRequest = { from: from ?? null, name: name ?? null }
+        const request = { method: 'POST', path: apiPath`/templates/${ref}/pull`, body } as const
+        out.result(
+          await client.operation<TemplateProgress, PullTemplateReply>(request, showProgress(out)),
+          (pulled) =>
+            pulled.from === null
+              ? `${pulled.id} is here already`
+              : `${pulled.id}  ${formatBytes(pulled.bytesReceived)} received`,
+        )
+      }),
+    )
+
+  template
+    .command('verify')
+    .argument('[T]', 'default: all of them')
+    .description(
+      'Read everything again and compare it with the hashes. Exit code 1 when something is damaged.',
+    )
+    .addHelpText('before', examples(['drover template verify', ''], ['drover template verify web', '']))
+    .action(
+      action(async ({ client, out }, _options, ref: string | undefined) => {
+        const request = {
+          method: 'POST',
+          path: '/templates/verify',
+          body: { template: ref ?? null },
+        } as const
+        const verified = await client.operation<TemplateProgress, VerifyReply>(request, showProgress(out))
+        out.result(verified, renderVerified)
+        return verified.ok ? 0 : EXIT_CODES.failed
+      }),
+    )
+
+  template
+    .command('rm')
+    .argument('<T>')
+    .description('Remove a template that no VM of this node runs from.')
+    .addHelpText('before', examples(['drover template rm web', '']))
+    .action(
+      action(async ({ client, out }, _options, ref: string) => {
+        const removed = await client.request<TemplateReply>('DELETE', apiPath`/templates/${ref}`)
+        out.result(removed, ({ id }) => `removed ${id}`)
+      }),
+    )
+}
+
+function registerCreate(template: Command, action: Action): void {
+  template
+    .command('create')
+    .argument('<name>', 'what to call it on this node')
+    .description(
+      'Boot a guest, wait until its serial console matches, seal its memory; prints the template id.',
+    )
+    .addHelpText(
+      'before',
+      examples(
+        [
+          'drover template create web --kernel vmlinuz --initrd initrd.img --append "console=ttyS0 quiet" \\',
+          '',
+        ],
+        ['    --memory 512M --ready "login:"', ''],
+      ),
+    )
+    .requiredOption('--kernel <file>', 'kernel to boot')
+    .option('--initrd <file>', 'its initial RAM disk')
+    .option('--append <text>', 'kernel command line', 'console=ttyS0')
+    .option('--disk <file>', 'disk image under the overlays of the clones')
+    .requiredOption('--memory <size>', 'memory of the guest, in whole MiB', size)
+    .option('--cpus <n>', 'CPUs of the guest', count, 1)
+    .option(
+      '--machine <type>',
+      'versioned machine type, such as pc-q35-7.2 (default: the newest of this QEMU)',
+    )
+    .requiredOption('--ready <regex>', 'what the serial console says when the guest is ready', pattern)
+    .option('--ready-timeout <seconds>', 'how long it may take', positive, DEFAULT_READY_TIMEOUT_S)
+    .action(
+      action(async ({ client, out }, options: CreateOptions, name: string) => {
+        const body: CreateTemplateRequest = {
+          name,
+          kernelPath: resolve(options.kernel),
+          initrdPath: options.initrd === undefined ? null : resolve(options.initrd),
+          diskPath: options.disk === undefined ? null : resolve(options.disk),
+          kernelCommandLine: options.append,
+          memoryBytes: options.memory,
+          cpus: options.cpus,
+          machineType: options.machine ?? null,
+          readyPattern: options.ready,
+          readyTimeoutMs: Math.ceil(options.readyTimeout * 1000),
+        }
+        const request = { method: 'POST', path: '/templates', body } as const
+        out.result(
+          await client.operation<TemplateProgress, TemplateReply>(request, showProgress(out)),
+          ({ id }) => id,
+        )
+      }),
+    )
+}
+
+function showProgress(out: Output): (progress: TemplateProgress) => void {
+  return ({ stage, done, total }) => {
+    const share =
+      done === null || total === null || total === 0 ? '' : ` ${Math.floor((100 * done) / total)} %`
+    out.progress(`${stage}${share}`)
+  }
+}
+
+function renderList({ templates }: { templates: TemplateReply[] }): string {
+  return renderTable(
+    ['NAME', 'ID', 'MEMORY', 'MACHINE', 'ACCEL', 'VMS', 'CREATED'],
+    templates.map(({ names, id, memoryBytes, machineType, accelerator, usedBy, createdAtMs }) => [
+      names.join(', ') || '-',
+      shortId(id),
+      formatBytes(memoryBytes),
+      machineType,
+      accelerator,
+      String(usedBy.length),
+      formatTime(createdAtMs),
+    ]),
+  )
+}
+
+function renderOne(template: TemplateReply): string {
+  return renderFacts([
+    ['id', template.id],
+    ['names', template.names.join(', ') || '-'],
+    ['created', formatTime(template.createdAtMs)],
+    ['memory', formatBytes(template.memoryBytes)],
+    ['machine', `${template.machineType}, ${template.cpus} × ${template.cpuModel}, ${template.accelerator}`],
+    ['command line', template.kernelCommandLine],
+    ['spare ports', String(template.spareRootPorts)],
+    ['state', formatBytes(template.stateBytes)],
+    ['disk', template.diskBytes === null ? null : formatBytes(template.diskBytes)],
+    ['VMs', template.usedBy.join(', ') || 'none'],
+  ])
+}
+
+function renderVerified({ templates }: VerifyReply): string {
+  return templates
+    .map(({ id, names, ok, damaged }) => {
+      const label = `${names[0] ?? shortId(id)}: ${ok ? 'ok' : 'DAMAGED'}`
+      const files = damaged.map(
+        ({ file, pages }) =>
+          `  ${file}${pages === undefined ? '' : `: pages ${pages.slice(0, 16).join(', ')}`}`,
+      )
+      return [label, ...files].join('\n')
+    })
+    .join('\n')
+}
