@@ -1,0 +1,223 @@
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { HANDOVER_PROTOCOL, MIGRATE_PROTOCOL } from '../../src/migration/index.ts'
+import type { Channel } from '../../src/wire/channel.ts'
+import { type ControlKind, controlCodec } from '../../src/wire/migration-messages.ts'
+import { MigrationRig, type RigNode } from './migration-rig.ts'
+
+let rig: MigrationRig
+
+beforeAll(async () => {
+  rig = await MigrationRig.start()
+  await rig.a.node.vms.run(
+    { name: 'w', templateRef: 'base', nics: [] },
+    { signal: AbortSignal.timeout(60_000) },
+  )
+  await using console = await rig.a.node.console('w')
+  await console.run('workload counter start')
+})
+afterAll(() => rig[Symbol.asyncDispose]())
+
+type Hooks = {
+  onSend?: (kind: ControlKind, channel: Channel) => void
+  onReceive?: (kind: ControlKind, channel: Channel, signal: AbortSignal | undefined) => void | Promise<void>
+}
+
+/** A control channel whose messages are looked at on their way; other channels are left alone. */
+function hooked({ onSend, onReceive }: Hooks) {
+  return (protocol: string, channel: Channel): Channel => {
+    if (protocol !== MIGRATE_PROTOCOL) return channel
+    return {
+      peer: channel.peer,
+      get bytesSent() {
+        return channel.bytesSent
+      },
+      get bytesReceived() {
+        return channel.bytesReceived
+      },
+      send: async (message, options) => {
+        onSend?.(controlCodec.decode(message).kind, channel)
+        return channel.send(message, options)
+      },
+      receive: async (options) => {
+        const message = await channel.receive(options)
+        if (message !== null) await onReceive?.(controlCodec.decode(message).kind, channel, options.signal)
+        return message
+      },
+      close: () => channel.close(),
+      abort: (error) => channel.abort(error),
+    }
+  }
+}
+
+/** Cuts the control channel around one kind of message: instead of sending it, or just before it would be heard. */
+function cutAt(kind: ControlKind, side: 'sent' | 'received') {
+  const cut = (seen: ControlKind, channel: Channel): void => {
+    if (seen !== kind) return
+    const error = new Error(`the link broke at ${kind}`)
+    channel.abort(error)
+    throw error
+  }
+  return hooked(side === 'sent' ? { onSend: cut } : { onReceive: cut })
+}
+
+const intact = (_: string, channel: Channel) => channel
+
+/** Which node runs the VM; throws unless it is just one, and the guest there counts. */
+async function runningAt(): Promise<'a' | 'b'> {
+  const owners: ('a' | 'b')[] = []
+  for (const [name, { node }] of Object.entries({ a: rig.a, b: rig.b }) as ['a' | 'b', RigNode][]) {
+    if (node.vms.list().some(({ state }) => state.kind === 'running')) owners.push(name)
+  }
+  expect(owners.length, `owners: ${owners}`).toBe(1)
+  await using console = await rig[owners[0]!].node.console('w')
+  const before = Number(await console.run('workload counter read'))
+  await sleep(1_000)
+  expect(Number(await console.run('workload counter read'))).toBeGreaterThan(before)
+  return owners[0]!
+}
+
+async function bringHome(): Promise<void> {
+  rig.tamper = intact
+  if ((await runningAt()) === 'b') expect((await rig.move('w', rig.b, 'a')).outcome).toBe('completed')
+}
+
+test.each<[ControlKind, 'sent' | 'received']>([
+  ['offer', 'sent'],
+  ['accept', 'received'],
+  ['prepared', 'received'],
+  ['roundApplied', 'received'],
+  ['finish', 'sent'],
+  ['ready', 'received'],
+])('a link that breaks at %s (%s) leaves the VM running where it was', async (kind, side) => {
+  rig.tamper = cutAt(kind, side)
+  const report = await rig.move('w', rig.a, 'b')
+  expect(report.outcome).toBe('failed')
+  expect(report.error?.code).toBe('PEER_LOST')
+  expect(await runningAt()).toBe('a')
+  expect(rig.a.node.vms.get('w').state.kind).toBe('running')
+  await expect.poll(() => rig.b.node.runDirs(), { timeout: 10_000 }).toEqual([])
+})
+
+test('a destination that hangs in the blackout keeps the guest no longer than its limit', async () => {
+  rig.tamper = hooked({
+    onReceive: async (kind, _, signal) => {
+      if (kind === 'ready') await once(signal!, 'abort')
+    },
+  })
+  const report = await rig.move('w', rig.a, 'b', { maxBlackoutMs: 1_000 })
+  expect(report).toMatchObject({ outcome: 'failed', error: { code: 'BLACKOUT_TOO_LONG' } })
+  expect(report.durationsMs.blackout).toBeLessThan(2_000)
+  expect(await runningAt()).toBe('a')
+  await expect.poll(() => rig.b.node.runDirs(), { timeout: 10_000 }).toEqual([])
+})
+
+test('a Grant that never arrives is refused for good when asked about, and the VM goes on at the source', async () => {
+  rig.tamper = cutAt('grant', 'sent')
+  const report = await rig.move('w', rig.a, 'b')
+  expect(report.outcome).toBe('failed')
+  expect(await runningAt()).toBe('a')
+  rig.tamper = intact
+  expect((await rig.move('w', rig.a, 'b')).outcome).toBe('completed')
+  await bringHome()
+})
+
+test('a Running that is never heard is asked for, and the move completes', async () => {
+  rig.tamper = cutAt('running', 'received')
+  const report = await rig.move('w', rig.a, 'b')
+  expect(report.outcome).toBe('completed')
+  expect(await runningAt()).toBe('b')
+  const kinds = rig.events
+    .filter(({ migrationId }) => migrationId === report.migrationId)
+    .map(({ kind }) => kind)
+  expect(kinds).toContain('migration-arrived')
+  expect(kinds).not.toContain('migration-discarded')
+  await bringHome()
+})
+
+/** Cuts at a message, and lets no question through. */
+function cutOff(kind: ControlKind, side: 'sent' | 'received') {
+  const cut = cutAt(kind, side)
+  return (protocol: string, channel: Channel): Channel => {
+    if (protocol === HANDOVER_PROTOCOL) channel.abort(new Error('no way through'))
+    return cut(protocol, channel)
+  }
+}
+
+test('without an answer the move is in doubt: paused at the source, until the destination can be asked', async () => {
+  rig.tamper = cutOff('running', 'received')
+  const report = await rig.move('w', rig.a, 'b')
+  expect(report).toMatchObject({ outcome: 'in-doubt', error: { code: 'IN_DOUBT' } })
+  expect(rig.a.node.vms.get('w').state.kind).toBe('in-doubt')
+  expect((await rig.a.node.vms.show('w')).runState).not.toBe('running')
+  expect(await runningAt()).toBe('b')
+  await expect(rig.a.node.vms.resume('w', { signal: AbortSignal.timeout(5_000) })).rejects.toMatchObject({
+    code: 'VM_IN_DOUBT',
+  })
+  rig.tamper = intact
+  await expect.poll(() => rig.a.node.vms.list().length, { timeout: 40_000 }).toBe(0)
+  expect((await rig.a.migrations.get(report.migrationId)).report.outcome).toBe('completed')
+  await bringHome()
+})
+
+test('a person may decide a move in doubt, and a decision is not taken twice', async () => {
+  rig.tamper = cutOff('grant', 'sent')
+  const report = await rig.move('w', rig.a, 'b')
+  expect(report.outcome).toBe('in-doubt')
+  await rig.a.migrations.resolve(report.migrationId, 'source')
+  expect(await runningAt()).toBe('a')
+  await expect(rig.a.migrations.resolve(report.migrationId, 'source')).rejects.toMatchObject({
+    code: 'NOT_IN_DOUBT',
+  })
+  await bringHome()
+})
+
+test('a person may decide at once: the move ends with that, and is no longer under way', async () => {
+  rig.tamper = cutOff('grant', 'sent')
+  const moving = rig.move('w', rig.a, 'b')
+  await expect.poll(() => rig.a.node.vms.get('w').state.kind, { interval: 10 }).toBe('in-doubt')
+  const { migrationId } = rig.events.findLast(({ kind }) => kind === 'migration-started')!
+  // In doubt on disk is earlier than in doubt: the Grant is just being sent.
+  const decide = () =>
+    rig.a.migrations.resolve(migrationId, 'source').then(
+      () => 'decided',
+      () => 'not yet',
+    )
+  await expect.poll(decide).toBe('decided')
+  expect((await moving).outcome).toBe('failed')
+  expect((await rig.a.migrations.get(migrationId)).running).toBe(false)
+  expect(await runningAt()).toBe('a')
+  await bringHome()
+})
+
+test('a guest that sleeps stays where it is: a move would wake it, dead', async () => {
+  await rig.a.node.vms.run(
+    { name: 's3', templateRef: 'base', nics: [] },
+    { signal: AbortSignal.timeout(60_000) },
+  )
+  {
+    await using console = await rig.a.node.console('s3')
+    // It never answers: it sleeps.
+    await console.run('echo mem > /sys/power/state', { timeoutMs: 2_000 }).catch(() => {})
+  }
+  await expect
+    .poll(async () => (await rig.a.node.vms.show('s3')).runState, { timeout: 20_000 })
+    .toBe('suspended')
+  const report = await rig.move('s3', rig.a, 'b')
+  expect(report).toMatchObject({ outcome: 'refused', error: { code: 'NOT_MOVABLE' } })
+  expect((await rig.a.node.vms.show('s3')).runState).toBe('suspended')
+  await rig.a.node.vms.stopVm('s3', { force: true, signal: AbortSignal.timeout(10_000) })
+  await rig.a.node.vms.remove('s3')
+})
+
+test('an agent that restarts in doubt goes on asking, and the VM is where the destination says', async () => {
+  rig.tamper = cutOff('running', 'received')
+  expect((await rig.move('w', rig.a, 'b')).outcome).toBe('in-doubt')
+  await rig.restart('a')
+  expect(rig.a.node.vms.get('w').state.kind).toBe('in-doubt')
+  rig.tamper = intact
+  await expect.poll(() => rig.a.node.vms.list().length, { timeout: 40_000 }).toBe(0)
+  expect(await runningAt()).toBe('b')
+  await bringHome()
+})
