@@ -14,6 +14,7 @@ import { openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
 import type { Hypervisor } from './parts.ts'
+import { connectedPeers } from './pull-template.ts'
 
 type Database = Awaited<ReturnType<typeof openDatabase>>
 
@@ -149,6 +150,7 @@ export class Agent implements AsyncDisposable {
       binary,
       open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
       peerId: mesh.peerId,
+      providersOf: async () => connectedPeers(mesh),
       onEvent: (event) => this.#publish(event),
     })
     await migrations.start()

@@ -1,6 +1,11 @@
-import { errorBody } from '../domain/errors.ts'
 import { TEMPLATE_ID_PATTERN, type TemplateRecord } from '../domain/template.ts'
-import { fetchTemplate, TEMPLATE_PROTOCOL } from '../template/index.ts'
+import type { Mesh } from '../mesh/index.ts'
+import {
+  type DroppedProvider,
+  fetchTemplate,
+  type ProviderPeer,
+  templateProviders,
+} from '../template/index.ts'
 import type { TemplateProgress } from './api-schema.ts'
 import { AgentError } from './errors.ts'
 import type { AgentParts } from './parts.ts'
@@ -37,41 +42,41 @@ export async function pullTemplate(
       { details: { template } },
     )
   }
-  const peers = from === null ? connectedPeers(mesh.members()) : [mesh.resolve(from)]
-  const answers: { peer: string; code: string; message: string }[] = []
-  for (const peer of peers) {
-    try {
-      const { record, bytesReceived } = await fetchTemplate({
-        store: templates,
-        open: (openSignal) => mesh.open(peer, TEMPLATE_PROTOCOL, openSignal),
-        id: template,
-        name,
-        signal,
-        onProgress: ({ chunksDone, chunksTotal }) =>
-          progress({ stage: 'receiving', done: chunksDone, total: chunksTotal }),
-      })
-      events.publish({ kind: 'template-pulled', id: record.id, from: peer, bytesReceived })
-      return { record, from: peer, bytesReceived }
-    } catch (error) {
-      if (signal.aborted || peers.length === 1) throw error
-      const { code, message } = errorBody(error)
-      answers.push({ peer, code, message })
-    }
+  const peers = (): ProviderPeer[] =>
+    from === null ? connectedPeers(mesh) : [{ peer: mesh.resolve(from), rttMs: null }]
+  const dropped: DroppedProvider[] = []
+  try {
+    const { record, bytesReceived } = await fetchTemplate({
+      store: templates,
+      providers: () =>
+        templateProviders(peers(), (peer, protocol, signal) => mesh.open(peer, protocol, signal)),
+      id: template,
+      name,
+      signal,
+      onProgress: ({ chunksDone, chunksTotal }) =>
+        progress({ stage: 'receiving', done: chunksDone, total: chunksTotal }),
+      onDropped: (provider) => {
+        dropped.push(provider)
+        events.publish({ kind: 'template-provider-dropped', id: template, ...provider })
+      },
+    })
+    events.publish({ kind: 'template-pulled', id: record.id, from, bytesReceived })
+    return { record, from, bytesReceived }
+  } catch (error) {
+    // One that was asked for by name has its own words; of several, each has its own reason.
+    if (signal.aborted || from !== null || dropped.length < 2) throw error
+    throw new AgentError('TEMPLATE_NOT_ON_PEERS', `none of ${dropped.length} members gave us ${template}`, {
+      cause: error,
+      details: { template, answers: dropped },
+    })
   }
-  throw new AgentError(
-    'TEMPLATE_NOT_ON_PEERS',
-    `none of ${peers.length} connected members gave us ${template}`,
-    {
-      details: { template, answers },
-    },
-  )
 }
 
-function connectedPeers(
-  members: { peerId: string; self: boolean; connected: boolean; rttMs: number | null }[],
-): string[] {
-  return members
+/** Members that there is a connection to, the nearest first. */
+export function connectedPeers(mesh: Mesh): ProviderPeer[] {
+  return mesh
+    .members()
     .filter((member) => member.connected && !member.self)
     .sort((a, b) => (a.rttMs ?? Number.POSITIVE_INFINITY) - (b.rttMs ?? Number.POSITIVE_INFINITY))
-    .map((member) => member.peerId)
+    .map(({ peerId, rttMs }) => ({ peer: peerId, rttMs }))
 }

@@ -21,13 +21,6 @@ export interface MachineSpec {
   kernelCommandLine: string
 }
 
-/** A file of a template, named by its content. */
-export interface FileDigest {
-  /** SHA-256, 32 bytes. */
-  sha256: Uint8Array
-  sizeBytes: number
-}
-
 /** Files a template consists of beside its RAM. Kernel and initrd: a guest that reboots is loaded from them again. */
 export const TEMPLATE_FILES = ['state', 'kernel', 'initrd', 'disk'] as const
 export type TemplateFile = (typeof TEMPLATE_FILES)[number]
@@ -35,14 +28,10 @@ export type TemplateFile = (typeof TEMPLATE_FILES)[number]
 /** What a template is. Its bytes (`template.proto`, canonical) name it. */
 export interface TemplateManifest {
   machine: MachineSpec
-  /** One 32-byte hash per chunk of RAM: SHA-256 over the chunk's page hashes, in order. */
+  /** One 32-byte hash per chunk, of RAM and then of each file in the order of TEMPLATE_FILES. */
   chunkHashes: Uint8Array[]
-  /** Device state and ROM blocks: what QEMU's `migrate` writes with `x-ignore-shared`. */
-  state: FileDigest
-  kernel: FileDigest
-  initrd: FileDigest | null
-  /** The disk image under the clones' overlays. */
-  disk: FileDigest | null
+  /** Bytes of each file; 0: the template has none. Initrd and disk may be missing, state and kernel may not. */
+  sizes: Record<TemplateFile, number>
 }
 
 /** A template as this node knows it. */

@@ -13,24 +13,19 @@ import {
   PAGES_PROTOCOL,
   TIMEOUTS_MS,
 } from './protocol.ts'
-import type { MigrationEvent } from './service.ts'
 import { serveVerdicts } from './verdict.ts'
 
 /** A hello is a UUID and its field header. */
 const MAX_HELLO_BYTES = 128
 
-export interface ArrivalsComponents extends DestinationComponents {
-  onEvent: (event: MigrationEvent) => void
-}
-
 /** The moves to this node: takes offers, brings the streams of one move together, answers for Grants. */
 export class Arrivals {
-  readonly #components: ArrivalsComponents
+  readonly #components: DestinationComponents
   readonly #moves = new Map<MigrationId, DestinationMove>()
   readonly #running = new Set<Promise<void>>()
   readonly #stopping = new AbortController()
 
-  constructor(components: ArrivalsComponents) {
+  constructor(components: DestinationComponents) {
     this.#components = components
   }
 

@@ -16,7 +16,7 @@ import {
   RAM_BLOCK,
   readStateFile,
 } from '../qemu/index.ts'
-import { fetchTemplate, readTemplateState, TEMPLATE_PROTOCOL, type TemplateStore } from '../template/index.ts'
+import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import { type ControlBody, MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
@@ -24,9 +24,10 @@ import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
 import { destinationHandover } from './handover.ts'
 import type { MigrationJournal } from './journal.ts'
-import type { ArrivingVm, MovableVms } from './ports.ts'
+import type { ArrivingVm, FindProviders, MovableVms } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import { receivePages } from './receive-pages.ts'
+import type { MigrationEvent } from './service.ts'
 import { TemplateRam } from './template-ram.ts'
 import type { PendingGrant, Verdict } from './verdict.ts'
 
@@ -37,6 +38,9 @@ export interface DestinationComponents {
   peerId: PeerIdText
   binary: QemuBinary
   journal: MigrationJournal
+  /** Peers that may have a template, the best first. */
+  providersOf: FindProviders
+  onEvent: (event: MigrationEvent) => void
 }
 
 type Offer = ControlBody<'offer'>
@@ -166,15 +170,21 @@ export class DestinationMove implements PendingGrant {
 
   /** Fetches the template from the source, and says every second that it goes on. */
   async #fetchTemplate(signal: AbortSignal): Promise<number> {
-    const { templates, open } = this.#components
+    const { templates, open, providersOf, onEvent } = this.#components
+    const id = this.offer.vm.templateId
     const ended = new AbortController()
     let fetchedBytes = 0
     const telling = this.#tellProgress(() => fetchedBytes, AbortSignal.any([signal, ended.signal]))
     try {
       const { bytesReceived, bytesSent } = await fetchTemplate({
         store: templates,
-        open: (openSignal) => open(this.source, TEMPLATE_PROTOCOL, openSignal),
-        id: this.offer.vm.templateId,
+        // The source has it for sure; whoever else does takes a share.
+        providers: async () => {
+          const others = (await providersOf(id, signal)).filter(({ peer }) => peer !== this.source)
+          return templateProviders([{ peer: this.source, rttMs: null }, ...others], open)
+        },
+        id,
+        onDropped: (dropped) => onEvent({ kind: 'template-provider-dropped', id, ...dropped }),
         name: null,
         signal,
         onProgress: (progress) => {

@@ -1,13 +1,17 @@
 import type { AbstractBatchOperation } from 'abstract-level'
 import type { Level } from 'level'
-import type { MachineSpec } from '../domain/template.ts'
+import type { MachineSpec, TemplateId } from '../domain/template.ts'
 import type { MigrationId, PeerIdText, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
+import type { ProviderPeer } from '../template/index.ts'
 
 /** The agent's one database; every room has sublevels of its own in it. */
 export type Database = Level<string, unknown>
 /** A write that goes to disk together with others, or not at all. */
 export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
+
+/** Peers that may have a template, the best first; none where nobody is known to. */
+export type FindProviders = (id: TemplateId, signal: AbortSignal) => Promise<readonly ProviderPeer[]>
 
 /** A VM of this node while it is being moved away. */
 export interface DepartingVm {

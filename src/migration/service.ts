@@ -1,16 +1,22 @@
 import { randomUUID } from 'node:crypto'
 import { EventEmitter, on } from 'node:events'
 import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
+import type { TemplateId } from '../domain/template.ts'
 import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
 import { type GuestMemory, hashTracker, probeSoftDirty, softDirtyTracker } from '../memory/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
-import { serveTemplate, TEMPLATE_PROTOCOL, type TemplateStore } from '../template/index.ts'
+import {
+  type DroppedProvider,
+  serveTemplate,
+  TEMPLATE_PROTOCOL,
+  type TemplateStore,
+} from '../template/index.ts'
 import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { Arrivals } from './arrivals.ts'
 import { Doubts } from './doubts.ts'
 import { MigrationError } from './errors.ts'
 import { MigrationJournal } from './journal.ts'
-import type { Database, DepartingVm, MovableVms } from './ports.ts'
+import type { Database, DepartingVm, FindProviders, MovableVms } from './ports.ts'
 import { MAX_MOVES, TIMEOUTS_MS } from './protocol.ts'
 import { type MoveRequest, SourceMove } from './source.ts'
 import type { Verdict } from './verdict.ts'
@@ -22,6 +28,7 @@ export type MigrationEvent =
   | { kind: 'migration-discarded'; migrationId: MigrationId; vm: string; from: PeerIdText; code: string }
   | { kind: 'migration-in-doubt'; migrationId: MigrationId; vm: string; to: PeerIdText }
   | { kind: 'migration-settled'; migrationId: MigrationId; vm: string; verdict: Verdict }
+  | ({ kind: 'template-provider-dropped'; id: TemplateId } & DroppedProvider)
 
 export interface MigrationComponents {
   db: Database
@@ -30,6 +37,7 @@ export interface MigrationComponents {
   open: OpenChannel
   peerId: PeerIdText
   binary: QemuBinary
+  providersOf: FindProviders
   onEvent: (event: MigrationEvent) => void
 }
 

@@ -6,10 +6,17 @@ export const DRAFT_FILE_MODE = 0o600
 /** Permissions of sealed files: nobody writes to them again. */
 const SEALED_FILE_MODE = 0o444
 
-/** @throws TemplateError NOT_ENOUGH_DISK when the file system of `dir` has less than that left */
-export async function requireFreeBytes(dir: string, neededBytes: number): Promise<void> {
+/**
+ * @param promisedBytes - to others, of what is free
+ * @throws TemplateError NOT_ENOUGH_DISK when the file system of `dir` has less than that left
+ */
+export async function requireFreeBytes(
+  dir: string,
+  neededBytes: number,
+  promisedBytes: number,
+): Promise<void> {
   const { bavail, bsize } = await statfs(dir)
-  const freeBytes = bavail * bsize
+  const freeBytes = Math.max(0, bavail * bsize - promisedBytes)
   if (neededBytes <= freeBytes) return
   throw new TemplateError(
     'NOT_ENOUGH_DISK',

@@ -1,12 +1,22 @@
-import { open, rm, stat, writeFile } from 'node:fs/promises'
-import { CHUNK_BYTES } from '../domain/page.ts'
-import type { FileDigest, MachineSpec, TemplateManifest, TemplateRecord } from '../domain/template.ts'
+import { open, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { MachineSpec, TemplateFile, TemplateManifest, TemplateRecord } from '../domain/template.ts'
+import { TemplateContent } from './content.ts'
 import { sealFile, syncPath } from './disk.ts'
 import { TemplateError } from './errors.ts'
-import { CHUNK_HASHES_BYTES, chunkHash, hashFile, hashPages } from './hashing.ts'
-import { type DraftFiles, draftFiles, sealedFiles } from './layout.ts'
+import { CHUNK_HASHES_BYTES, chunkHash, hashPages } from './hashing.ts'
+import {
+  countChunks,
+  type DraftFiles,
+  draftFiles,
+  partSpans,
+  sealedFiles,
+  type TemplateExtent,
+} from './layout.ts'
 import { encodeManifest } from './manifest.ts'
-import { readChunks } from './ram-file.ts'
+
+/** Unit of st_blocks (stat(2)). */
+const BLOCK_BYTES = 512
 
 /** Moves a finished draft to its place in the store. */
 export type PlaceDraft = (
@@ -45,17 +55,9 @@ export class TemplateDraft {
     name: string | null,
     options: { signal: AbortSignal },
   ): Promise<TemplateRecord> {
-    const { files } = this
-    const digest = (path: string): Promise<FileDigest> => hashFile(path, options)
     await this.#requireFiles(machine)
-    const manifest: TemplateManifest = {
-      machine,
-      chunkHashes: await this.#hashRam(machine, options.signal),
-      state: await digest(files.state),
-      kernel: await digest(files.kernel),
-      initrd: (await isThere(files.initrd)) ? await digest(files.initrd) : null,
-      disk: (await isThere(files.disk)) ? await digest(files.disk) : null,
-    }
+    const extent: TemplateExtent = { machine, sizes: await this.#sizes() }
+    const manifest: TemplateManifest = { ...extent, chunkHashes: await this.#hash(extent, options.signal) }
     return this.sealAs(manifest, name, options)
   }
 
@@ -81,6 +83,12 @@ export class TemplateDraft {
     return this.#place(this, { manifestBytes, name })
   }
 
+  /** What its files take on disk by now. */
+  async allocatedBytes(): Promise<number> {
+    const found = await Promise.all((await readdir(this.dir)).map((name) => stat(join(this.dir, name))))
+    return found.reduce((sum, { blocks }) => sum + blocks * BLOCK_BYTES, 0)
+  }
+
   /** Removes the draft; does nothing once it is sealed. */
   async discard(): Promise<void> {
     await rm(this.dir, { recursive: true, force: true })
@@ -92,7 +100,7 @@ export class TemplateDraft {
 
   async #requireFiles(machine: MachineSpec): Promise<void> {
     for (const file of ['ram', 'state', 'kernel'] as const) {
-      if (!(await isThere(this.files[file]))) {
+      if ((await sizeOf(this.files[file])) === 0) {
         throw new TemplateError('TEMPLATE_INCOMPLETE', `the template has no ${file} file`, {
           details: { file },
         })
@@ -107,12 +115,23 @@ export class TemplateDraft {
     )
   }
 
-  /** Chunk hashes of the RAM file; its page hashes go to their own file. */
-  async #hashRam(machine: MachineSpec, signal: AbortSignal): Promise<Uint8Array[]> {
+  async #sizes(): Promise<Record<TemplateFile, number>> {
+    const { state, kernel, initrd, disk } = this.files
+    return {
+      state: await sizeOf(state),
+      kernel: await sizeOf(kernel),
+      initrd: await sizeOf(initrd),
+      disk: await sizeOf(disk),
+    }
+  }
+
+  /** Chunk hashes of all files; their page hashes go to a file of their own. */
+  async #hash(extent: TemplateExtent, signal: AbortSignal): Promise<Uint8Array[]> {
+    await using content = await TemplateContent.open(this.files, partSpans(extent))
     await using pageHashesFile = await open(this.files.pageHashes, 'w')
     const chunkHashes: Uint8Array[] = []
-    const chunks = { first: 0, end: machine.memoryBytes / CHUNK_BYTES }
-    for await (const { chunk, bytes } of readChunks(this.files.ram, chunks, signal)) {
+    const chunks = Array.from({ length: countChunks(extent) }, (_, chunk) => chunk)
+    for await (const { chunk, bytes } of content.read(chunks, signal)) {
       const pageHashes = hashPages(bytes)
       chunkHashes.push(chunkHash(pageHashes))
       await pageHashesFile.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
@@ -121,10 +140,11 @@ export class TemplateDraft {
   }
 }
 
-async function isThere(path: string): Promise<boolean> {
+/** 0 when there is no such file. */
+async function sizeOf(path: string): Promise<number> {
   const found = await stat(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return null
     throw error
   })
-  return found?.isFile() ?? false
+  return found?.isFile() ? found.size : 0
 }

@@ -1,30 +1,46 @@
-import { CHUNK_BYTES, CHUNK_PAGES } from '../domain/page.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { errorBody } from '../domain/errors.ts'
+import { CHUNK_BYTES } from '../domain/page.ts'
 import {
-  TEMPLATE_FILES,
   TEMPLATE_ID_PATTERN,
   type TemplateId,
   type TemplateManifest,
   type TemplateRecord,
 } from '../domain/template.ts'
 import { TemplateError } from './errors.ts'
-import { HASH_BYTES, ZERO_CHUNK_HASH } from './hashing.ts'
+import { type DroppedProvider, FetchMany } from './fetch-many.ts'
+import { CHUNK_HASHES_BYTES, isZeroChunk } from './hashing.ts'
 import { IncomingTemplate } from './incoming.ts'
+import { partSpans } from './layout.ts'
+import { LocalPages } from './local-pages.ts'
 import { decodeManifest, templateId } from './manifest.ts'
+import { FRAME_TIMEOUT_MS } from './protocol.ts'
 import type { FetchedBytes, FetchProgress } from './shared-fetches.ts'
 import type { TemplateStore } from './store.ts'
-import { type OpenTemplateChannel, TemplatePeer } from './template-peer.ts'
+import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
+
+/** Connections, and processes at work at both ends: more providers than this gain nothing. */
+const MAX_PROVIDERS = 8
+/** How often it is looked for providers that have come since. */
+const REFRESH_MS = 2_000
+/** How long one of several providers may keep the others waiting for the manifest. */
+const MANIFEST_TIMEOUT_MS = 3_000
 
 export interface FetchTemplateRequest {
   store: TemplateStore
-  /** To a peer that has the template; called once for each part of it. */
-  open: OpenTemplateChannel
+  /** Peers that may have it, the best first; asked again while the fetch goes on. */
+  providers: () => readonly TemplateProvider[] | Promise<readonly TemplateProvider[]>
   id: TemplateId
   /** Label to give it here, or null. */
   name: string | null
   signal: AbortSignal
   onProgress?: ((progress: FetchProgress) => void) | undefined
-  /** How long the peer may say nothing; FRAME_TIMEOUT_MS unless told. */
+  /** A provider lied, refused, fell silent or went away for good. */
+  onDropped?: ((dropped: DroppedProvider) => void) | undefined
+  /** How long a peer may say nothing; FRAME_TIMEOUT_MS unless told. */
   frameTimeoutMs?: number | undefined
+  /** Waits before a provider whose connection broke is tried again. */
+  retryDelaysMs?: readonly number[] | undefined
 }
 
 export interface FetchTemplateResult extends FetchedBytes {
@@ -32,13 +48,16 @@ export interface FetchTemplateResult extends FetchedBytes {
 }
 
 /**
- * Makes sure that this node has a template, taking it from a peer if it must.
- * Nothing that the peer says is believed: the manifest must hash to the id, and
- * everything else to what the manifest says. A fetch of the same template that
- * is under way is shared, and its bytes are counted where it was started.
+ * Makes sure that this node has a template, taking from peers what no template
+ * here holds. Nothing that a peer says is believed: the manifest must hash to
+ * the id, and every chunk to what the manifest says, before it is kept. What an
+ * interrupted fetch has got stays, and the next one goes on from there. A fetch
+ * of the same template that is under way is shared, and its bytes are counted
+ * where it was started.
  *
- * @throws TemplateError TEMPLATE_MISMATCH, TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_NOT_FOUND (not an id),
- *   MANIFEST_MALFORMED, NOT_ENOUGH_DISK, NAME_TAKEN, NAME_INVALID; WireError for what isn't a message at all
+ * @throws TemplateError TEMPLATE_MISMATCH, TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_NOT_FOUND (not an id, or
+ *   nobody to ask), MANIFEST_MALFORMED, NOT_ENOUGH_DISK, NAME_TAKEN, NAME_INVALID; WireError for what isn't a
+ *   message at all
  */
 export async function fetchTemplate(request: FetchTemplateRequest): Promise<FetchTemplateResult> {
   const { store, id, name, signal, onProgress } = request
@@ -51,51 +70,182 @@ export async function fetchTemplate(request: FetchTemplateRequest): Promise<Fetc
   let bytes: FetchedBytes = { bytesReceived: 0, bytesSent: 0 }
   if (!store.has(id)) {
     const start = (shared: AbortSignal, report: (progress: FetchProgress) => void) =>
-      fetchAll(request, shared, report)
+      fetchMissing(request, shared, report)
     bytes = await store.fetches.fetch(id, start, { signal, onProgress })
   }
   if (name !== null) await store.name(id, name)
   return { record: store.get(id), ...bytes }
 }
 
-async function fetchAll(
-  { store, open, id, frameTimeoutMs }: FetchTemplateRequest,
+async function fetchMissing(
+  request: FetchTemplateRequest,
   signal: AbortSignal,
   report: (progress: FetchProgress) => void,
 ): Promise<FetchedBytes> {
-  let [chunksDone, chunksTotal] = [0, 0]
-  const progress = (): void => report({ bytesReceived: peer.bytesReceived, chunksDone, chunksTotal })
-  const peer = new TemplatePeer({ open }, { templateId: id, frameTimeoutMs, onReceived: progress })
-  const manifest = await fetchManifest(peer, id, signal)
-  chunksTotal = manifest.chunkHashes.length
-  await store.requireFreeBytes(neededBytes(manifest))
-  await using draft = await store.begin()
-  await using incoming = await IncomingTemplate.open(draft, manifest)
-  for (const file of incoming.missingFiles) await incoming.writeFile(file, peer.file(file, signal), peer.id)
-  for await (const chunk of peer.chunks({ first: 0, end: chunksTotal }, signal)) {
-    await incoming.writeChunk(chunk, peer.id)
-    chunksDone++
-  }
+  const { store, id } = request
+  await using found = await findManifest(request, signal)
+  const { manifest } = found
+  await using local = new LocalPages({ store, index: store.pageIndex })
+  const draft = await store.beginFetch(id)
+  using _space = await store.reserveBytes(neededBytes(manifest) - (await draft.allocatedBytes()))
+  await using incoming = await IncomingTemplate.open(draft, manifest, {
+    baseRamPath: similarRam(store, manifest),
+    signal,
+  })
+  await copyChunks(incoming, local, signal)
+
+  const chunksTotal = manifest.chunkHashes.length
+  const progress = (): void =>
+    report({
+      bytesReceived: found.bytesReceived + many.bytesReceived,
+      chunksDone: chunksTotal - incoming.missing.size,
+      chunksTotal,
+    })
+  const { frameTimeoutMs, retryDelaysMs, onDropped = () => {} } = request
+  const many = new FetchMany(
+    { incoming, local, onDropped, onProgress: progress },
+    { templateId: id, frameTimeoutMs, retryDelaysMs, signal },
+  )
+  found.handOver(many)
+  await withNewProviders(request, many, signal)
   progress()
   await incoming.seal({ signal })
-  return { bytesReceived: peer.bytesReceived, bytesSent: peer.bytesSent }
+  return {
+    bytesReceived: found.bytesReceived + many.bytesReceived,
+    bytesSent: found.bytesSent + many.bytesSent,
+  }
 }
 
-async function fetchManifest(
-  peer: TemplatePeer,
-  id: TemplateId,
-  signal: AbortSignal,
-): Promise<TemplateManifest> {
-  const bytes = await peer.manifestBytes(signal)
-  if (templateId(bytes) === id) return decodeManifest(bytes)
-  throw new TemplateError('TEMPLATE_MISMATCH', `${peer.id} sent the manifest of another template`, {
-    details: { peer: peer.id, what: 'manifest' },
+/** The manifest, who sent it, and whom else to ask. */
+class FoundManifest implements AsyncDisposable {
+  readonly manifest: TemplateManifest
+  /** Of providers that were asked in vain. */
+  readonly bytesReceived: number
+  readonly bytesSent: number
+  readonly #provider: TemplateProvider
+  readonly #others: readonly TemplateProvider[]
+  #session: TemplateSession | null
+
+  constructor(
+    manifest: TemplateManifest,
+    from: { provider: TemplateProvider; session: TemplateSession; others: readonly TemplateProvider[] },
+    inVain: FetchedBytes,
+  ) {
+    this.manifest = manifest
+    this.#provider = from.provider
+    this.#session = from.session
+    this.#others = from.others
+    this.bytesReceived = inVain.bytesReceived
+    this.bytesSent = inVain.bytesSent
+  }
+
+  /** The open session goes on with the one who sent the manifest. */
+  handOver(many: FetchMany): void {
+    many.add(this.#provider, this.#session)
+    this.#session = null
+    for (const provider of this.#others) many.add(provider)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#session?.abort(new Error('template transfer ended early'))
+  }
+}
+
+/** Asks one provider after the other until the manifest is there. */
+async function findManifest(request: FetchTemplateRequest, signal: AbortSignal): Promise<FoundManifest> {
+  const { id, onDropped, frameTimeoutMs = FRAME_TIMEOUT_MS } = request
+  const inVain: FetchedBytes = { bytesReceived: 0, bytesSent: 0 }
+  const left = [...(await request.providers())].slice(0, MAX_PROVIDERS)
+  let failure: unknown = new TemplateError('TEMPLATE_NOT_FOUND', `no node is known to have template ${id}`, {
+    details: { id },
   })
+  for (let provider = left.shift(); provider !== undefined; provider = left.shift()) {
+    const timeoutMs = left.length > 0 ? Math.min(MANIFEST_TIMEOUT_MS, frameTimeoutMs) : frameTimeoutMs
+    let session: TemplateSession | null = null
+    try {
+      session = await TemplateSession.open(provider, { templateId: id, frameTimeoutMs: timeoutMs, signal })
+      const bytes = await session.manifestBytes()
+      if (templateId(bytes) !== id) throw mismatch(provider.peer, 'the manifest of another template')
+      session.frameTimeoutMs = frameTimeoutMs
+      return new FoundManifest(decodeManifest(bytes), { provider, session, others: left }, inVain)
+    } catch (error) {
+      session?.abort(new Error('template transfer ended early'))
+      inVain.bytesReceived += session?.bytesReceived ?? 0
+      inVain.bytesSent += session?.bytesSent ?? 0
+      signal.throwIfAborted()
+      // The bytes are the template's: no other provider has others.
+      if (error instanceof TemplateError && error.code === 'MANIFEST_MALFORMED') throw error
+      failure = error
+      const { code, message } = errorBody(error)
+      onDropped?.({ peer: provider.peer, code, message })
+    }
+  }
+  throw failure
+}
+
+/** Whoever announces the template while the fetch goes on joins in. */
+async function withNewProviders(
+  { providers }: FetchTemplateRequest,
+  many: FetchMany,
+  signal: AbortSignal,
+): Promise<void> {
+  const ended = new AbortController()
+  const refresh = async (): Promise<void> => {
+    for (;;) {
+      await sleep(REFRESH_MS, undefined, { signal: AbortSignal.any([signal, ended.signal]), ref: false })
+      for (const provider of (await providers()).slice(0, MAX_PROVIDERS)) many.add(provider)
+    }
+  }
+  const refreshing = refresh().catch(() => {
+    // The fetch has ended, or nobody can be asked who else there is: it goes on with those it has.
+  })
+  try {
+    await many.run()
+  } finally {
+    ended.abort()
+    await refreshing
+  }
+}
+
+/** Chunks that another template here holds as they are. */
+async function copyChunks(incoming: IncomingTemplate, local: LocalPages, signal: AbortSignal): Promise<void> {
+  const found = local.findChunks([...incoming.missing].map((chunk) => incoming.manifest.chunkHashes[chunk]!))
+  const missing = [...incoming.missing]
+  for (const [index, location] of found) {
+    signal.throwIfAborted()
+    const bytes = Buffer.allocUnsafe(CHUNK_BYTES)
+    const pageHashes = (await local.readChunk(location, bytes))
+      ? incoming.check(missing[index]!, bytes)
+      : null
+    if (pageHashes !== null) await incoming.write(missing[index]!, bytes, pageHashes)
+  }
+}
+
+/** RAM file of the template here that has the most in common, chunk by chunk, with one of the same size. */
+function similarRam(store: TemplateStore, { machine, chunkHashes }: TemplateManifest): string | null {
+  const inCommon = (other: TemplateManifest): number =>
+    other.machine.memoryBytes === machine.memoryBytes
+      ? chunkHashes.filter(
+          (hash, chunk) =>
+            !isZeroChunk(hash) && Buffer.compare(hash, other.chunkHashes[chunk] ?? new Uint8Array()) === 0,
+        ).length
+      : 0
+  const [best] = store
+    .list()
+    .map(({ id, manifest }) => ({ id, chunks: inCommon(manifest) }))
+    .filter(({ chunks }) => chunks > 0)
+    .toSorted((a, b) => b.chunks - a.chunks)
+  return best === undefined ? null : store.files(best.id).ram
 }
 
 /** Disk space that the template will take at most: chunks of zeros are holes. */
 function neededBytes(manifest: TemplateManifest): number {
-  const chunks = manifest.chunkHashes.filter((hash) => Buffer.compare(hash, ZERO_CHUNK_HASH) !== 0).length
-  const files = TEMPLATE_FILES.reduce((sum, file) => sum + (manifest[file]?.sizeBytes ?? 0), 0)
-  return chunks * CHUNK_BYTES + manifest.chunkHashes.length * CHUNK_PAGES * HASH_BYTES + files
+  const chunks = partSpans(manifest).flatMap(({ firstChunk, endChunk, sizeBytes }) =>
+    Array.from({ length: endChunk - firstChunk }, (_, i) =>
+      isZeroChunk(manifest.chunkHashes[firstChunk + i]!)
+        ? 0
+        : Math.min(CHUNK_BYTES, sizeBytes - i * CHUNK_BYTES),
+    ),
+  )
+  return chunks.reduce((sum, bytes) => sum + bytes, 0) + chunks.length * CHUNK_HASHES_BYTES
 }

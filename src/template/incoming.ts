@@ -1,101 +1,92 @@
-import { createHash } from 'node:crypto'
-import { type FileHandle, open } from 'node:fs/promises'
-import { CHUNK_BYTES } from '../domain/page.ts'
-import {
-  TEMPLATE_FILES,
-  type TemplateFile,
-  type TemplateManifest,
-  type TemplateRecord,
-} from '../domain/template.ts'
-import type { ChunkData } from '../wire/template-messages.ts'
-import { decodeChunk } from './chunk-data.ts'
+import { chmod, constants, copyFile, type FileHandle, open, stat } from 'node:fs/promises'
+import type { PageIndex } from '../domain/page.ts'
+import type { TemplateManifest, TemplateRecord } from '../domain/template.ts'
+import { TemplateContent } from './content.ts'
 import { DRAFT_FILE_MODE } from './disk.ts'
 import type { TemplateDraft } from './draft.ts'
 import { TemplateError } from './errors.ts'
-import { CHUNK_HASHES_BYTES, chunkHash, hashPages, ZERO_CHUNK_PAGE_HASHES } from './hashing.ts'
-import { writeSparse } from './ram-file.ts'
+import { CHUNK_HASHES_BYTES, chunkHash, hashPages, isZeroChunk, ZERO_CHUNK_PAGE_HASHES } from './hashing.ts'
+import { countChunks, partSpans } from './layout.ts'
 
 /**
- * A draft that is filled with what a peer sends. Nothing of a chunk reaches
- * the disk before its page hashes are those of the manifest; a file is written
- * as it comes, no longer than it may be, and checked at its end.
+ * A draft that is filled chunk by chunk. Nothing reaches the disk before it
+ * hashes to what the manifest says, so whatever an earlier, interrupted fetch
+ * left in the draft's files is taken up by hashing it: there is no record of
+ * progress that could be wrong.
  */
-export class IncomingTemplate {
+export class IncomingTemplate implements AsyncDisposable {
+  readonly manifest: TemplateManifest
+  /** Chunks that are still to come. */
+  readonly missing: Set<number>
   readonly #draft: TemplateDraft
-  readonly #manifest: TemplateManifest
-  readonly #ram: FileHandle
+  readonly #content: TemplateContent
   readonly #pageHashes: FileHandle
-  readonly #missingChunks: Set<number>
-  readonly #missingFiles: Set<TemplateFile>
 
   private constructor(
     draft: TemplateDraft,
     manifest: TemplateManifest,
-    handles: { ram: FileHandle; pageHashes: FileHandle },
+    opened: { content: TemplateContent; pageHashes: FileHandle; missing: Set<number> },
   ) {
     this.#draft = draft
-    this.#manifest = manifest
-    this.#ram = handles.ram
-    this.#pageHashes = handles.pageHashes
-    this.#missingChunks = new Set(manifest.chunkHashes.keys())
-    this.#missingFiles = new Set(TEMPLATE_FILES.filter((file) => manifest[file] !== null))
+    this.manifest = manifest
+    this.#content = opened.content
+    this.#pageHashes = opened.pageHashes
+    this.missing = opened.missing
   }
 
-  /** Makes the RAM file, all of it a hole. */
-  static async open(draft: TemplateDraft, manifest: TemplateManifest): Promise<IncomingTemplate> {
+  /**
+   * @param options.baseRamPath - RAM file of a template that is much the same: where the file system can, the draft
+   *   begins as a reflink of it, and shares with it on disk what both hold
+   */
+  static async open(
+    draft: TemplateDraft,
+    manifest: TemplateManifest,
+    { baseRamPath, signal }: { baseRamPath: string | null; signal: AbortSignal },
+  ): Promise<IncomingTemplate> {
+    const isNew = (await stat(draft.files.ram).catch(() => null)) === null
+    const isReflinked = isNew && baseRamPath !== null && (await reflink(baseRamPath, draft.files.ram))
     await using opening = new AsyncDisposableStack()
-    const ram = opening.use(await open(draft.files.ram, 'wx', DRAFT_FILE_MODE))
-    await ram.truncate(manifest.machine.memoryBytes)
-    const pageHashes = opening.use(await open(draft.files.pageHashes, 'wx', DRAFT_FILE_MODE))
-    // Both are open: from here on the template closes them.
+    const content = opening.use(await TemplateContent.openDraft(draft.files, partSpans(manifest)))
+    const pageHashes = opening.use(await open(draft.files.pageHashes, 'w+', DRAFT_FILE_MODE))
+    const all = Array.from({ length: countChunks(manifest) }, (_, chunk) => chunk)
+    const opened = { content, pageHashes, missing: new Set(all) }
+    const incoming = new IncomingTemplate(draft, manifest, opened)
+    if (isNew && !isReflinked) await incoming.#keepHoles()
+    else await incoming.#takeUp(all, signal)
     opening.move()
-    return new IncomingTemplate(draft, manifest, { ram, pageHashes })
-  }
-
-  /** Files to ask for, RAM aside. */
-  get missingFiles(): TemplateFile[] {
-    return [...this.#missingFiles]
+    return incoming
   }
 
   /**
-   * Checks a chunk and writes it.
+   * Page hashes of a chunk, if it is the template's.
    *
-   * @throws TemplateError TEMPLATE_MISMATCH
+   * @param bytes - CHUNK_BYTES
    */
-  async writeChunk(data: ChunkData, peer: string): Promise<void> {
-    const expected = this.#manifest.chunkHashes[data.chunk]
-    if (expected === undefined) throw mismatch(`chunk ${data.chunk}`, peer)
-    const isEmpty = data.pageOffsets.length === 0 && data.pages.length === 0
-    const bytes = isEmpty ? null : await decodeChunk(data)
-    if (bytes === null && !isEmpty) throw mismatch(`chunk ${data.chunk}`, peer)
-    const pageHashes = bytes === null ? ZERO_CHUNK_PAGE_HASHES : hashPages(bytes)
-    if (Buffer.compare(chunkHash(pageHashes), expected) !== 0) throw mismatch(`chunk ${data.chunk}`, peer)
-    if (bytes !== null) await writeSparse(this.#ram, bytes, data.chunk * CHUNK_BYTES)
-    await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, data.chunk * CHUNK_HASHES_BYTES)
-    this.#missingChunks.delete(data.chunk)
+  check(chunk: number, bytes: Buffer): Buffer | null {
+    const pageHashes = hashPages(bytes)
+    return chunkHash(pageHashes).equals(this.manifest.chunkHashes[chunk]!) ? pageHashes : null
   }
 
   /**
-   * Writes a file from pieces that come in order.
-   *
-   * @throws TemplateError TEMPLATE_MISMATCH
+   * @param pageHashes - what `check` returned for it
+   * @throws TemplateError NOT_ENOUGH_DISK when the disk is full
    */
-  async writeFile(file: TemplateFile, pieces: AsyncIterable<Uint8Array>, peer: string): Promise<void> {
-    const expected = this.#manifest[file]
-    if (expected === null) throw mismatch(`${file} file`, peer)
-    await using handle = await open(this.#draft.files[file], 'wx', DRAFT_FILE_MODE)
-    await handle.truncate(expected.sizeBytes)
-    const sha256 = createHash('sha256')
-    let written = 0
-    for await (const piece of pieces) {
-      if (written + piece.length > expected.sizeBytes) throw mismatch(`${file} file`, peer)
-      sha256.update(piece)
-      await writeSparse(handle, piece, written)
-      written += piece.length
+  async write(chunk: number, bytes: Buffer, pageHashes: Buffer): Promise<void> {
+    try {
+      await this.#content.writeChunk(chunk, bytes)
+      await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
+    } catch (cause) {
+      if (!['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException).code ?? '')) throw cause
+      throw new TemplateError('NOT_ENOUGH_DISK', 'the disk is full: free some of it, then try again', {
+        cause,
+      })
     }
-    if (written !== expected.sizeBytes || Buffer.compare(sha256.digest(), expected.sha256) !== 0)
-      throw mismatch(`${file} file`, peer)
-    this.#missingFiles.delete(file)
+    this.missing.delete(chunk)
+  }
+
+  /** A page of a chunk that is there. */
+  readPage(page: PageIndex, into: Buffer): Promise<void> {
+    return this.#content.readPage(page, into)
   }
 
   /**
@@ -104,26 +95,47 @@ export class IncomingTemplate {
    * @throws TemplateError TEMPLATE_INCOMPLETE
    */
   async seal(options: { signal: AbortSignal }): Promise<TemplateRecord> {
-    if (this.#missingChunks.size > 0 || this.#missingFiles.size > 0) {
-      const [chunks, files] = [this.#missingChunks.size, this.missingFiles]
+    if (this.missing.size > 0) {
       throw new TemplateError('TEMPLATE_INCOMPLETE', 'not all of the template has come', {
-        details: { chunks, files },
+        details: { chunks: this.missing.size },
       })
     }
     await this[Symbol.asyncDispose]()
-    return this.#draft.sealAs(this.#manifest, null, options)
+    return this.#draft.sealAs(this.manifest, null, options)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#ram.close()
+    await this.#content.close()
     await this.#pageHashes.close()
+  }
+
+  /** New files are all holes, and so are the chunks of zeros. */
+  async #keepHoles(): Promise<void> {
+    for (const [chunk, hash] of this.manifest.chunkHashes.entries()) {
+      if (isZeroChunk(hash)) await this.#keep(chunk, ZERO_CHUNK_PAGE_HASHES)
+    }
+  }
+
+  async #takeUp(chunks: readonly number[], signal: AbortSignal): Promise<void> {
+    for await (const { chunk, bytes } of this.#content.read(chunks, signal)) {
+      const pageHashes = this.check(chunk, bytes)
+      if (pageHashes !== null) await this.#keep(chunk, pageHashes)
+    }
+  }
+
+  async #keep(chunk: number, pageHashes: Buffer): Promise<void> {
+    await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
+    this.missing.delete(chunk)
   }
 }
 
-function mismatch(what: string, peer: string): TemplateError {
-  return new TemplateError(
-    'TEMPLATE_MISMATCH',
-    `${peer} sent a ${what} that isn't the template's: its copy is damaged, or it lies; fetch from another peer`,
-    { details: { peer, what } },
-  )
+/** @returns false where the file system has no reflinks */
+async function reflink(from: string, to: string): Promise<boolean> {
+  try {
+    await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE)
+  } catch {
+    return false
+  }
+  await chmod(to, DRAFT_FILE_MODE)
+  return true
 }

@@ -13,6 +13,7 @@ export {
 export type { TemplateDraft } from './draft.ts'
 export { TEMPLATE_ERRORS, TemplateError } from './errors.ts'
 export { type FetchTemplateRequest, type FetchTemplateResult, fetchTemplate } from './fetch.ts'
+export type { DroppedProvider } from './fetch-many.ts'
 export { chunkHash, hashPages } from './hashing.ts'
 export type { DraftFiles, TemplateFiles } from './layout.ts'
 export { checkMachine, decodeManifest, encodeManifest, templateId } from './manifest.ts'
@@ -26,4 +27,5 @@ export {
   type TemplateStoreComponents,
   type TemplateStoreInit,
 } from './store.ts'
+export { type ProviderPeer, type TemplateProvider, templateProviders } from './template-session.ts'
 export type { DamagedFile, VerifyOptions, VerifyProgress, VerifyResult } from './verify.ts'

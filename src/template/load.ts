@@ -1,9 +1,8 @@
 import { readFile, stat } from 'node:fs/promises'
-import { PAGE_BYTES } from '../domain/page.ts'
-import { TEMPLATE_FILES, type TemplateId, type TemplateManifest } from '../domain/template.ts'
+import type { TemplateId, TemplateManifest } from '../domain/template.ts'
 import { TemplateError } from './errors.ts'
-import { HASH_BYTES } from './hashing.ts'
-import { draftFiles, sealedFiles } from './layout.ts'
+import { CHUNK_HASHES_BYTES } from './hashing.ts'
+import { countChunks, draftFiles, partSpans, sealedFiles } from './layout.ts'
 import { decodeManifest, MAX_MANIFEST_BYTES, templateId } from './manifest.ts'
 
 export interface LoadedTemplate {
@@ -33,18 +32,15 @@ export async function loadTemplate(dir: string, id: TemplateId): Promise<LoadedT
 
 async function checkSizes(dir: string, id: TemplateId, manifest: TemplateManifest): Promise<void> {
   const files = sealedFiles(dir, manifest)
-  const { memoryBytes } = manifest.machine
-  const expected: [file: string, path: string | null, sizeBytes: number | undefined][] = [
-    ['ram', files.ram, memoryBytes],
-    ['page-hashes', files.pageHashes, (memoryBytes / PAGE_BYTES) * HASH_BYTES],
-    ...TEMPLATE_FILES.map((file): [string, string | null, number | undefined] => [
-      file,
-      files[file],
-      manifest[file]?.sizeBytes,
+  const expected: [file: string, path: string, sizeBytes: number][] = [
+    ...partSpans(manifest).map(({ part, sizeBytes }): [string, string, number] => [
+      part,
+      files[part]!,
+      sizeBytes,
     ]),
+    ['page-hashes', files.pageHashes, countChunks(manifest) * CHUNK_HASHES_BYTES],
   ]
   for (const [file, path, sizeBytes] of expected) {
-    if (path === null) continue
     const found = await stat(path).catch(() => null)
     if (found === null) throw damaged(id, `its ${file} file is missing`)
     if (found.size !== sizeBytes)

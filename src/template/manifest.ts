@@ -9,6 +9,7 @@ import type { MachineSpec, TemplateId, TemplateManifest } from '../domain/templa
 import { messageCodec } from '../wire/message.ts'
 import { TemplateError } from './errors.ts'
 import { HASH_BYTES } from './hashing.ts'
+import { countChunks } from './layout.ts'
 
 /**
  * The manifest's bytes are the template's identity, so there is exactly one
@@ -16,19 +17,18 @@ import { HASH_BYTES } from './hashing.ts'
  * field that holds its default, which is how protobufjs writes proto3. What
  * doesn't survive decoding and encoding byte for byte isn't a manifest.
  */
-const FORMAT_VERSION = 1
+const FORMAT_VERSION = 2
 
-const MAX_MEMORY_BYTES = 1024 ** 4
-/** Largest disk image of ext4 with 4 KiB blocks. */
-const MAX_FILE_BYTES = 16 * 1024 ** 4
+/** RAM and files together: 1 TiB. */
+const MAX_CHUNKS = 2 ** 20
 /** An x86 kernel reads at most 2047 characters of its command line (COMMAND_LINE_SIZE, arch/x86). */
 const MAX_COMMAND_LINE_CHARS = 2047
 /** QEMU's limit for q35 (hw/i386/pc_q35.c, max_cpus). */
 const MAX_CPUS = 288
 const MAX_SPARE_ROOT_PORTS = 16
 
-/** A manifest for 1 TiB of guest: 34 bytes per chunk, and room for the rest. */
-export const MAX_MANIFEST_BYTES = (MAX_MEMORY_BYTES / CHUNK_BYTES) * (HASH_BYTES + 2) + 16 * 1024
+/** A manifest of 1 TiB: 34 bytes per chunk, and room for the rest. */
+export const MAX_MANIFEST_BYTES = MAX_CHUNKS * (HASH_BYTES + 2) + 16 * 1024
 
 const sha256Bytes = z.custom<Uint8Array>(
   (value) => value instanceof Uint8Array && value.length === HASH_BYTES,
@@ -45,7 +45,11 @@ const machine = z.object({
     .max(64)
     .regex(/^[A-Za-z0-9._-]+$/),
   cpus: z.int().min(1).max(MAX_CPUS),
-  memoryBytes: z.int().min(CHUNK_BYTES).max(MAX_MEMORY_BYTES).multipleOf(CHUNK_BYTES),
+  memoryBytes: z
+    .int()
+    .min(CHUNK_BYTES)
+    .max(MAX_CHUNKS * CHUNK_BYTES)
+    .multipleOf(CHUNK_BYTES),
   spareRootPorts: z.int().min(0).max(MAX_SPARE_ROOT_PORTS),
   // Printable ASCII: it becomes an argument of QEMU.
   kernelCommandLine: z
@@ -54,21 +58,23 @@ const machine = z.object({
     .regex(/^[\x20-\x7e]*$/),
 })
 
-const fileDigest = z.object({ sha256: sha256Bytes, sizeBytes: z.int().min(1).max(MAX_FILE_BYTES) })
+const fileBytes = z.int().max(MAX_CHUNKS * CHUNK_BYTES)
 
 const manifest = z
   .object({
     formatVersion: z.literal(FORMAT_VERSION),
     machine,
-    chunkHashes: z.array(sha256Bytes),
-    state: fileDigest,
-    kernel: fileDigest,
-    initrd: fileDigest.nullable(),
-    disk: fileDigest.nullable(),
+    chunkHashes: z.array(sha256Bytes).max(MAX_CHUNKS),
+    sizes: z.object({
+      state: fileBytes.min(1),
+      kernel: fileBytes.min(1),
+      initrd: fileBytes.min(0),
+      disk: fileBytes.min(0),
+    }),
   })
-  .refine((m) => m.chunkHashes.length === m.machine.memoryBytes / CHUNK_BYTES, {
+  .refine((m) => m.chunkHashes.length === countChunks(m), {
     path: ['chunkHashes'],
-    message: 'not one hash for each MiB of memory',
+    message: 'not one hash for each MiB of memory and files',
   })
 
 const codec = messageCodec('drover.template.Manifest', manifest)

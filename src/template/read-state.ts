@@ -1,7 +1,9 @@
-import { hash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import { CHUNK_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import { TemplateError } from './errors.ts'
+import { chunkHash, hashPages } from './hashing.ts'
+import { partSpans } from './layout.ts'
 import type { TemplateStore } from './store.ts'
 
 /**
@@ -12,13 +14,22 @@ import type { TemplateStore } from './store.ts'
  * @throws TemplateError TEMPLATE_DAMAGED, TEMPLATE_NOT_FOUND
  */
 export async function readTemplateState(store: TemplateStore, id: TemplateId): Promise<Buffer> {
-  const { state } = store.get(id).manifest
+  const { manifest } = store.get(id)
+  const { firstChunk, endChunk, sizeBytes } = partSpans(manifest).find(({ part }) => part === 'state')!
   const bytes = await readFile(store.files(id).state)
-  if (hash('sha256', bytes, 'buffer').equals(state.sha256)) return bytes
+  const padded = Buffer.alloc((endChunk - firstChunk) * CHUNK_BYTES)
+  bytes.copy(padded)
+  const isRight = (chunk: number): boolean => {
+    const at = (chunk - firstChunk) * CHUNK_BYTES
+    return chunkHash(hashPages(padded.subarray(at, at + CHUNK_BYTES))).equals(manifest.chunkHashes[chunk]!)
+  }
+  let areRight = bytes.length === sizeBytes
+  for (let chunk = firstChunk; areRight && chunk < endChunk; chunk++) areRight = isRight(chunk)
+  if (areRight) return bytes
   const reason = 'its state file is not what its manifest says'
   throw new TemplateError(
     'TEMPLATE_DAMAGED',
-    `template ${id} can't be used: ${reason}; see \`drover template verify\`, then remove it and pull or create it again`,
+    `template ${id} can't be used: ${reason}; \`drover template verify\` repairs it from other nodes`,
     { details: { id, reason } },
   )
 }

@@ -1,43 +1,158 @@
-import { open } from 'node:fs/promises'
-import { CHUNK_BYTES } from '../domain/page.ts'
+import { type FileHandle, open } from 'node:fs/promises'
+import { CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES } from '../domain/page.ts'
+import type { TemplateId } from '../domain/template.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
 import {
-  type ChunkData,
+  type ChunkHashes,
+  countPages,
   MAX_TEMPLATE_REQUEST_BYTES,
   type TemplateReply,
   type TemplateRequest,
   templateReplyCodec,
   templateRequestCodec,
 } from '../wire/template-messages.ts'
-import { encodeChunk } from './chunk-data.ts'
+import { bitmapOf, pagesOf } from './chunk-pages.ts'
+import { TemplateContent } from './content.ts'
 import { TemplateError } from './errors.ts'
-import { FRAME_TIMEOUT_MS } from './protocol.ts'
-import { readChunks } from './ram-file.ts'
+import { CHUNK_HASHES_BYTES, HASH_BYTES, ZERO_PAGE_HASH } from './hashing.ts'
+import { partSpans } from './layout.ts'
+import { compressBytes, encodePages } from './pages-data.ts'
+import { FRAME_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './protocol.ts'
 import type { TemplateStore } from './store.ts'
 import { withinMs } from './within.ts'
 
 /**
- * Answers one request per channel from sealed files. What can't be answered is
- * refused with the error's code; what goes wrong on the way aborts the channel.
+ * Answers requests from sealed files, one after the other. What can't be
+ * answered is refused with the error's code; what goes wrong on the way aborts
+ * the channel.
  */
 export function serveTemplate(
   store: TemplateStore,
-  { frameTimeoutMs = FRAME_TIMEOUT_MS }: { frameTimeoutMs?: number } = {},
+  {
+    frameTimeoutMs = FRAME_TIMEOUT_MS,
+    idleTimeoutMs = IDLE_TIMEOUT_MS,
+  }: { frameTimeoutMs?: number; idleTimeoutMs?: number } = {},
 ): ChannelHandler {
   return async (channel, signal) => {
     try {
-      const request = await receiveRequest(channel, frameTimeoutMs, signal)
-      if (request !== null) {
-        for await (const reply of withRefusal(replies(store, request, signal))) {
-          await sendReply(channel, reply, frameTimeoutMs, signal)
-        }
+      await using open = new ServedTemplate(store)
+      let sending: Promise<void> = Promise.resolve()
+      for (;;) {
+        const request = await receiveRequest(channel, idleTimeoutMs, signal)
+        if (request === null) break
+        // Read and compressed while the one before it is on its way.
+        const reply = await answer(open, request)
+        await sending
+        sending = sendReply(channel, reply, frameTimeoutMs, signal)
+        sending.catch(() => {})
       }
+      await sending
       await channel.close()
     } catch (error) {
       channel.abort(error as Error)
       throw error
     }
   }
+}
+
+interface OpenTemplate {
+  content: TemplateContent
+  pageHashes: FileHandle
+  chunks: number
+}
+
+/** What one channel has open of the template that it asks for. */
+class ServedTemplate implements AsyncDisposable {
+  readonly store: TemplateStore
+  #id: TemplateId | null = null
+  #opened: OpenTemplate | null = null
+
+  constructor(store: TemplateStore) {
+    this.store = store
+  }
+
+  /** Once open it stays so: what is removed meanwhile is served to its end. */
+  async open(id: TemplateId): Promise<OpenTemplate> {
+    if (this.#id === id && this.#opened !== null) return this.#opened
+    await this[Symbol.asyncDispose]()
+    const files = this.store.files(id)
+    const { manifest } = this.store.get(id)
+    await using opening = new AsyncDisposableStack()
+    const content = opening.use(await TemplateContent.open(files, partSpans(manifest)))
+    const pageHashes = opening.use(await open(files.pageHashes))
+    opening.move()
+    this.#id = id
+    this.#opened = { content, pageHashes, chunks: manifest.chunkHashes.length }
+    return this.#opened
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const opened = this.#opened
+    this.#opened = null
+    await opened?.content.close()
+    await opened?.pageHashes.close()
+  }
+}
+
+/** The reply; a refusal that says why there is no other. */
+async function answer(served: ServedTemplate, request: TemplateRequest): Promise<TemplateReply> {
+  try {
+    return await reply(served, request)
+  } catch (error) {
+    if (!(error instanceof TemplateError)) throw error
+    return { refusal: { code: error.code, message: error.message } }
+  }
+}
+
+async function reply(served: ServedTemplate, request: TemplateRequest): Promise<TemplateReply> {
+  const { templateId } = request
+  if ('manifest' in request) {
+    const bytes = served.store.manifestBytes(templateId)
+    const { offsetBytes } = request.manifest
+    if (offsetBytes >= bytes.length) throw outside(`byte ${offsetBytes} of its manifest`)
+    const part = bytes.subarray(offsetBytes, offsetBytes + CHUNK_BYTES)
+    return { manifest: { totalBytes: bytes.length, compressed: await compressBytes(part) } }
+  }
+  const { content, pageHashes, chunks: chunksThere } = await served.open(templateId)
+  const wanted =
+    'pages' in request ? request.pages.chunks.map(({ chunk }) => chunk) : request.pageHashes.chunks
+  const missing = wanted.find((chunk) => chunk >= chunksThere)
+  if (missing !== undefined) throw outside(`chunk ${missing}`)
+  if ('pageHashes' in request) {
+    const { chunks, hashBytes } = request.pageHashes
+    const lists: ChunkHashes[] = []
+    for (const chunk of chunks) lists.push(await listHashes(pageHashes, chunk, hashBytes))
+    return { pageHashes: { chunks: lists } }
+  }
+  const { chunks } = request.pages
+  const pages = Buffer.allocUnsafe(
+    chunks.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0) * PAGE_BYTES,
+  )
+  let at = 0
+  for (const { chunk, bitmap } of chunks) {
+    const end = at + countPages(bitmap) * PAGE_BYTES
+    await content.readPages(chunk, pagesOf(bitmap), pages.subarray(at, end))
+    at = end
+  }
+  return { pages: await encodePages(pages) }
+}
+
+async function listHashes(file: FileHandle, chunk: number, hashBytes: number): Promise<ChunkHashes> {
+  const all = Buffer.alloc(CHUNK_HASHES_BYTES)
+  await file.read(all, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
+  const pages: number[] = []
+  const hashes: Buffer[] = []
+  for (let page = 0; page < CHUNK_PAGES; page++) {
+    const hash = all.subarray(page * HASH_BYTES, (page + 1) * HASH_BYTES)
+    if (ZERO_PAGE_HASH.equals(hash)) continue
+    pages.push(page)
+    hashes.push(hash.subarray(0, hashBytes))
+  }
+  return { bitmap: bitmapOf(pages), hashes: Buffer.concat(hashes) }
+}
+
+function outside(what: string): TemplateError {
+  return new TemplateError('TEMPLATE_NOT_FOUND', `the template has no ${what}`)
 }
 
 async function receiveRequest(
@@ -66,73 +181,6 @@ async function sendReply(
     (bounded) => channel.send(templateReplyCodec.encode(reply), { signal: bounded }),
     (cause) => tooSlow(channel, `took nothing in ${timeoutMs} ms`, cause),
   )
-}
-
-async function* replies(
-  store: TemplateStore,
-  request: TemplateRequest,
-  signal: AbortSignal,
-): AsyncGenerator<TemplateReply> {
-  if ('manifest' in request) {
-    yield { manifest: store.manifestBytes(request.templateId) }
-    return
-  }
-  const { manifest } = store.get(request.templateId)
-  const files = store.files(request.templateId)
-  if ('file' in request) {
-    const path = files[request.file.file]
-    if (path === null)
-      throw new TemplateError('TEMPLATE_NOT_FOUND', `the template has no ${request.file.file}`)
-    for await (const bytes of readPieces(path, signal)) yield { file: { bytes } }
-    return
-  }
-  const { firstChunk: first, endChunk: end } = request.chunks
-  if (end > manifest.chunkHashes.length) {
-    throw new TemplateError(
-      'TEMPLATE_NOT_FOUND',
-      `the template has ${manifest.chunkHashes.length} chunks, not ${end}`,
-    )
-  }
-  for await (const chunk of encodedChunks(files.ram, { first, end }, signal)) yield { chunk }
-}
-
-/** A last reply that says why there is no other. */
-async function* withRefusal(source: AsyncIterable<TemplateReply>): AsyncGenerator<TemplateReply> {
-  try {
-    yield* source
-  } catch (error) {
-    if (!(error instanceof TemplateError)) throw error
-    yield { refusal: { code: error.code, message: error.message } }
-  }
-}
-
-/** Chunks in order; while one is being sent, the next is compressed and the one after that read. */
-async function* encodedChunks(
-  path: string,
-  range: { first: number; end: number },
-  signal: AbortSignal,
-): AsyncGenerator<ChunkData> {
-  let previous: Promise<ChunkData> | null = null
-  for await (const { chunk, bytes } of readChunks(path, range, signal)) {
-    const encoded = encodeChunk(chunk, bytes)
-    // It may fail before its turn to be awaited; then it still throws there.
-    encoded.catch(() => {})
-    if (previous !== null) yield await previous
-    previous = encoded
-  }
-  if (previous !== null) yield await previous
-}
-
-async function* readPieces(path: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  await using file = await open(path)
-  const buffer = Buffer.allocUnsafe(CHUNK_BYTES)
-  for (let position = 0; ; ) {
-    signal.throwIfAborted()
-    const { bytesRead } = await file.read(buffer, 0, CHUNK_BYTES, position)
-    if (bytesRead === 0) return
-    yield buffer.subarray(0, bytesRead)
-    position += bytesRead
-  }
 }
 
 function tooSlow(channel: Channel, what: string, cause: unknown): TemplateError {

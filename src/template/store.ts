@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises'
 import { resolve as absolutePath, join } from 'node:path'
 import type { Level } from 'level'
 import {
@@ -10,9 +10,10 @@ import {
 import { requireFreeBytes, syncPath } from './disk.ts'
 import { type PlaceDraft, TemplateDraft } from './draft.ts'
 import { TemplateError } from './errors.ts'
-import { sealedFiles, type TemplateFiles } from './layout.ts'
+import { draftFiles, sealedFiles, type TemplateFiles } from './layout.ts'
 import { loadTemplate } from './load.ts'
 import { decodeManifest, templateId } from './manifest.ts'
+import { PageIndex } from './page-index.ts'
 import {
   checkName,
   type Labelled,
@@ -27,6 +28,9 @@ import { type VerifyOptions, type VerifyResult, verifyTemplate } from './verify.
 
 const DRAFT_PREFIX = 'draft-'
 const REMOVED_PREFIX = 'removed-'
+const FETCH_PREFIX = 'fetch-'
+/** What an interrupted fetch has got is kept so long for the next one. */
+const KEEP_FETCHED_MS = 7 * 24 * 3600 * 1000
 
 export interface TemplateStoreComponents {
   /** The agent's database, open; the store keeps to its sublevel `templates`. */
@@ -57,6 +61,7 @@ interface Entry extends IndexEntry {
  * Templates of this node.
  *
  *     DIR/draft-XXXXXX/   being made, removed by the next start
+ *     DIR/fetch-ID/       being fetched: the next fetch goes on with what is there
  *     DIR/TEMPLATE_ID/    sealed: ram state kernel [initrd] [disk] page-hashes manifest
  *     DIR/removed-XXXXXX/ on its way out, removed by the next start
  *
@@ -68,16 +73,20 @@ export class TemplateStore {
   readonly dir: string
   /** Fetches from peers under way. */
   readonly fetches = new SharedFetches()
+  /** Finds a page in any template of this node. */
+  readonly pageIndex: PageIndex
   readonly #index: TemplateIndex
   readonly #inUseBy: (id: TemplateId) => readonly string[]
   readonly #entries = new Map<TemplateId, Entry>()
   readonly #damaged = new Map<TemplateId, DamagedTemplate>()
   readonly #reservedNames = new Set<string>()
+  #promisedBytes = 0
   /** Changes follow each other: each sees what the one before it did. */
   #turn: Promise<unknown> = Promise.resolve()
 
   constructor(components: TemplateStoreComponents, init: TemplateStoreInit) {
     this.#index = new TemplateIndex(components.db)
+    this.pageIndex = new PageIndex(components)
     this.dir = absolutePath(init.dir)
     this.#inUseBy = init.inUseBy
   }
@@ -88,7 +97,9 @@ export class TemplateStore {
     const found = await readdir(this.dir)
     for (const name of found) {
       const isLeftover = name.startsWith(DRAFT_PREFIX) || name.startsWith(REMOVED_PREFIX)
-      if (isLeftover) await rm(join(this.dir, name), { recursive: true, force: true })
+      if (isLeftover || (await this.#isOldFetch(name))) {
+        await rm(join(this.dir, name), { recursive: true, force: true })
+      }
     }
     const indexed = await this.#index.load()
     for (const id of found.filter((name) => TEMPLATE_ID_PATTERN.test(name))) {
@@ -96,12 +107,14 @@ export class TemplateStore {
       indexed.delete(id)
     }
     for (const id of indexed.keys()) await this.#index.delete(id)
+    this.pageIndex.reconcile([...this.#entries.keys()].map((id) => this.#indexable(id)))
   }
 
   /** Ends fetches and waits for changes under way. */
   async stop(): Promise<void> {
     await this.fetches.stop()
     await this.#turn
+    await this.pageIndex.settled()
   }
 
   /** Oldest first. */
@@ -182,12 +195,37 @@ export class TemplateStore {
 
   /** @throws TemplateError NOT_ENOUGH_DISK */
   async requireFreeBytes(bytes: number): Promise<void> {
-    await requireFreeBytes(this.dir, bytes)
+    await requireFreeBytes(this.dir, bytes, this.#promisedBytes)
+  }
+
+  /**
+   * Keeps disk space for something that takes a while to write, until disposed.
+   *
+   * @throws TemplateError NOT_ENOUGH_DISK
+   */
+  async reserveBytes(bytes: number): Promise<Disposable> {
+    await this.requireFreeBytes(bytes)
+    this.#promisedBytes += bytes
+    return {
+      [Symbol.dispose]: () => {
+        this.#promisedBytes -= bytes
+      },
+    }
   }
 
   /** An empty draft: to be sealed, or discarded. */
   async begin(): Promise<TemplateDraft> {
     return new TemplateDraft({ place: this.#place }, { dir: await mkdtemp(join(this.dir, DRAFT_PREFIX)) })
+  }
+
+  /**
+   * The draft of a template that is being fetched, with what an earlier fetch has left in it. It stays when this one
+   * fails too, unless it is discarded.
+   */
+  async beginFetch(id: TemplateId): Promise<TemplateDraft> {
+    const dir = join(this.dir, `${FETCH_PREFIX}${id}`)
+    await mkdir(dir, { recursive: true, mode: 0o700 })
+    return new TemplateDraft({ place: this.#place }, { dir })
   }
 
   /**
@@ -223,6 +261,10 @@ export class TemplateStore {
       })
       this.#damaged.delete(id)
       await this.#index.delete(id)
+      this.pageIndex.remove(
+        id,
+        [...this.#entries.keys()].map((other) => this.#indexable(other)),
+      )
       await rm(removed, { recursive: true, force: true })
     })
   }
@@ -246,6 +288,7 @@ export class TemplateStore {
       this.#entries.set(id, entry)
       this.#damaged.delete(id)
       await this.#addName(id, entry, name)
+      this.pageIndex.add(id, this.#indexable(id).pageHashesPath)
       if (leftover !== null) await rm(leftover, { recursive: true, force: true })
       return toRecord(id, entry)
     })
@@ -266,6 +309,16 @@ export class TemplateStore {
     const names = name === null || entry.names.includes(name) ? entry.names : [...entry.names, name]
     await this.#index.put(id, { names, createdAtMs: entry.createdAtMs })
     entry.names = names
+  }
+
+  async #isOldFetch(name: string): Promise<boolean> {
+    if (!name.startsWith(FETCH_PREFIX)) return false
+    const { mtimeMs } = await stat(join(this.dir, name))
+    return Date.now() - mtimeMs > KEEP_FETCHED_MS
+  }
+
+  #indexable(id: TemplateId): { id: TemplateId; pageHashesPath: string } {
+    return { id, pageHashesPath: draftFiles(this.#path(id)).pageHashes }
   }
 
   /** From here on the template doesn't exist, whatever happens. */

@@ -1,15 +1,15 @@
 import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
 import { CHUNK_BYTES, CHUNK_PAGES, type PageIndex } from '../domain/page.ts'
-import { TEMPLATE_FILES, type TemplateManifest } from '../domain/template.ts'
-import { CHUNK_HASHES_BYTES, chunkHash, HASH_BYTES, hashFile, hashPages } from './hashing.ts'
-import type { TemplateFiles } from './layout.ts'
-import { readChunks } from './ram-file.ts'
+import type { TemplateManifest } from '../domain/template.ts'
+import { TemplateContent } from './content.ts'
+import { CHUNK_HASHES_BYTES, chunkHash, HASH_BYTES, hashPages } from './hashing.ts'
+import { type PartSpan, partSpans, type TemplateFiles } from './layout.ts'
 
 /** A file of a template that doesn't hold what it should. */
 export interface DamagedFile {
   /** `ram`, `page-hashes`, `manifest` or one of TEMPLATE_FILES. */
   file: string
-  /** Of a RAM file of the right size: the pages that differ, ascending. All pages of a chunk whose page hashes are damaged too. */
+  /** Of a file of the right size: its pages that differ, ascending. All pages of a chunk whose page hashes are damaged too. */
   pages?: PageIndex[]
 }
 
@@ -45,10 +45,8 @@ export async function verifyTemplate(
 ): Promise<VerifyResult> {
   const { files, manifest, manifestBytes } = template
   const { signal, onProgress } = options
-  const sizes = [manifest.state, manifest.kernel, manifest.initrd, manifest.disk].map(
-    (file) => file?.sizeBytes ?? 0,
-  )
-  const bytesTotal = sizes.reduce((sum, sizeBytes) => sum + sizeBytes, manifest.machine.memoryBytes)
+  const parts = partSpans(manifest)
+  const bytesTotal = parts.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
   let bytesDone = 0
   const onBytes = (bytes: number): void => {
     bytesDone += bytes
@@ -58,46 +56,53 @@ export async function verifyTemplate(
   const damaged: DamagedFile[] = []
   if (!((await orUnreadable(readFile(files.manifest)))?.equals(manifestBytes) ?? false))
     damaged.push({ file: 'manifest' })
-  damaged.push(...(await verifyRam(files, manifest, signal, onBytes)))
-  for (const file of TEMPLATE_FILES) {
-    const [expected, path] = [manifest[file], files[file]]
-    if (expected === null || path === null) continue
-    const found = await orUnreadable(hashFile(path, { signal, onBytes }))
-    if (found === null || Buffer.compare(found.sha256, expected.sha256) !== 0) damaged.push({ file })
+  await using pageHashesFile = await orUnreadable(open(files.pageHashes))
+  let arePageHashesRight = pageHashesFile !== null
+  for (const span of parts) {
+    const found = await verifyPart(span, { files, manifest, pageHashesFile }, signal, onBytes)
+    arePageHashesRight &&= found.arePageHashesRight
+    if (found.pages === null) damaged.push({ file: span.part })
+    else if (found.pages.length > 0) damaged.push({ file: span.part, pages: found.pages })
   }
+  if (!arePageHashesRight) damaged.push({ file: 'page-hashes' })
   return { ok: damaged.length === 0, damaged }
 }
 
-async function verifyRam(
-  files: TemplateFiles,
-  { chunkHashes, machine }: TemplateManifest,
+/** @returns pages: null when the file isn't there, or not of its size */
+async function verifyPart(
+  span: PartSpan,
+  {
+    files,
+    manifest,
+    pageHashesFile,
+  }: { files: TemplateFiles; manifest: TemplateManifest; pageHashesFile: FileHandle | null },
   signal: AbortSignal,
   onBytes: (bytes: number) => void,
-): Promise<DamagedFile[]> {
-  const damaged: DamagedFile[] = []
-  const size = (await orUnreadable(stat(files.ram)))?.size
-  if (size !== machine.memoryBytes) return [{ file: 'ram' }]
-
-  await using pageHashesFile = await orUnreadable(open(files.pageHashes))
+): Promise<{ pages: PageIndex[] | null; arePageHashesRight: boolean }> {
+  const { part, firstChunk, endChunk, sizeBytes } = span
+  const size = (await orUnreadable(stat(files[part]!)))?.size
+  if (size !== sizeBytes) return { pages: null, arePageHashesRight: true }
   const pages: PageIndex[] = []
-  let arePageHashesRight = pageHashesFile !== null
-  for await (const { chunk, bytes } of readChunks(files.ram, { first: 0, end: chunkHashes.length }, signal)) {
+  let arePageHashesRight = true
+  await using content = await TemplateContent.open(files, [span])
+  const chunks = Array.from({ length: endChunk - firstChunk }, (_, i) => firstChunk + i)
+  for await (const { chunk, bytes } of content.read(chunks, signal)) {
+    const expected = manifest.chunkHashes[chunk]!
     const known = await readPageHashes(pageHashesFile, chunk)
     const found = hashPages(bytes)
-    if (Buffer.compare(chunkHash(found), chunkHashes[chunk]!) === 0) {
+    if (chunkHash(found).equals(expected)) {
       arePageHashesRight &&= known.equals(found)
     } else {
-      const isKnownRight = Buffer.compare(chunkHash(known), chunkHashes[chunk]!) === 0
+      const isKnownRight = chunkHash(known).equals(expected)
       arePageHashesRight &&= isKnownRight
+      const first = (chunk - firstChunk) * CHUNK_PAGES
       for (let page = 0; page < CHUNK_PAGES; page++) {
-        if (!isKnownRight || !isSameHash(found, known, page)) pages.push(chunk * CHUNK_PAGES + page)
+        if (!isKnownRight || !isSameHash(found, known, page)) pages.push(first + page)
       }
     }
-    onBytes(CHUNK_BYTES)
+    onBytes(Math.min(CHUNK_BYTES, sizeBytes - (chunk - firstChunk) * CHUNK_BYTES))
   }
-  if (pages.length > 0) damaged.push({ file: 'ram', pages })
-  if (!arePageHashesRight) damaged.push({ file: 'page-hashes' })
-  return damaged
+  return { pages, arePageHashesRight }
 }
 
 /** Page hashes of a chunk as they were when the template was sealed; zeros where the file has none. */

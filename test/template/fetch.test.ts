@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto'
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir, readFile, stat, statfs } from 'node:fs/promises'
+import { zstdCompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
-import { PAGE_BYTES } from '../../src/domain/page.ts'
+import { CHUNK_BYTES, PAGE_BYTES } from '../../src/domain/page.ts'
+import type { TemplateManifest } from '../../src/domain/template.ts'
 import { encodeManifest, type FetchProgress, serveTemplate, templateId } from '../../src/template/index.ts'
-import { templateReplyCodec } from '../../src/wire/template-messages.ts'
+import { templateRequestCodec } from '../../src/wire/template-messages.ts'
 import { aborted, addTemplate, CHUNKS, codeOf, machine, never, TestNode } from './fixture.ts'
 import { fetchFrom, lyingPeer, TestPeer } from './peers.ts'
 
@@ -29,10 +31,12 @@ test('a fetched template is the same one, sparse and sealed', async () => {
   })
   expect(fetched.bytesReceived).toBe(peer.channels.reduce((sum, channel) => sum + channel.bytesReceived, 0))
   expect(fetched.bytesSent).toBe(peer.channels.reduce((sum, channel) => sum + channel.bytesSent, 0))
+  // Memory, state, kernel, initrd, and 2.5 MB of disk.
+  const chunksTotal = CHUNKS + 3 + 3
   expect(progress.at(-1)).toEqual({
     bytesReceived: fetched.bytesReceived,
-    chunksDone: CHUNKS,
-    chunksTotal: CHUNKS,
+    chunksDone: chunksTotal,
+    chunksTotal,
   })
   const [there, here] = [source.store.files(id), target.store.files(id)]
   for (const file of ['manifest', 'ram', 'state', 'kernel', 'initrd', 'disk', 'pageHashes'] as const) {
@@ -88,37 +92,78 @@ test('a peer without the template says so', async () => {
   })
 })
 
+/** A peer whose manifest says something else of a template than the one that it has. */
+async function peerWithManifest(
+  store: TestNode['store'],
+  manifest: TemplateManifest,
+): Promise<[TestPeer, string]> {
+  const bytes = encodeManifest(manifest)
+  const { id } = await addTemplate(store)
+  const peer = lyingPeer(store, (reply) => {
+    if (!('manifest' in reply)) return [{ refusal: { code: 'ENOUGH', message: 'the fetch had begun' } }]
+    return [{ manifest: { totalBytes: bytes.length, compressed: zstdCompressSync(bytes) } }]
+  })
+  const asked = new TestPeer(async (channel, signal) => {
+    // The template that it has, in place of the one that it is asked for.
+    const inner = await peer.open()
+    for (let question = await channel.receive({ maxBytes: 4096 }); question !== null; ) {
+      const request = templateRequestCodec.decode(question)
+      await inner.send(templateRequestCodec.encode({ ...request, templateId: id }), { signal })
+      await channel.send((await inner.receive({ maxBytes: 2 ** 21 }))!)
+      question = await channel.receive({ maxBytes: 4096 })
+    }
+    await inner.close()
+  })
+  return [asked, templateId(bytes)]
+}
+
 test('a template that the disk has no room for is not begun', async () => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { manifest } = await addTemplate(source.store)
-  const huge = encodeManifest({ ...manifest, disk: { sha256: new Uint8Array(32), sizeBytes: 16 * 2 ** 40 } })
-  const peer = new TestPeer(async (channel) => {
-    await channel.send(templateReplyCodec.encode({ manifest: huge }))
-    await channel.close()
-  })
-  await expect(fetchFrom(peer, target.store, templateId(huge))).rejects.toMatchObject({
+  const noise = Array.from({ length: 1000 * 1024 }, () => manifest.chunkHashes[0]!)
+  const huge = {
+    ...manifest,
+    chunkHashes: [...manifest.chunkHashes, ...noise],
+    sizes: { ...manifest.sizes, disk: 1000 * 2 ** 30 },
+  }
+  const [peer, id] = await peerWithManifest(source.store, { ...huge, machine: { ...machine, cpus: 2 } })
+  // Of 34 MB the first MiB is all that this peer sends of its manifest, so it has to be asked in parts.
+  expect(await codeOf(fetchFrom(peer, target.store, id))).toBe('TEMPLATE_MISMATCH')
+  const smaller = { ...huge, chunkHashes: huge.chunkHashes.slice(0, 30_000) }
+  const diskChunks = 30_000 - manifest.chunkHashes.length
+  smaller.sizes = { ...manifest.sizes, disk: diskChunks * CHUNK_BYTES }
+  using _promised = await target.store.reserveBytes((await freeBytes(target)) - CHUNK_BYTES)
+  const [other, otherId] = await peerWithManifest(source.store, smaller)
+  await expect(fetchFrom(other, target.store, otherId)).rejects.toMatchObject({
     code: 'NOT_ENOUGH_DISK',
-    details: { neededBytes: expect.toSatisfy((bytes: number) => bytes > 16 * 2 ** 40) },
+    details: { neededBytes: expect.toSatisfy((bytes: number) => bytes > diskChunks * CHUNK_BYTES) },
   })
-  expect(await readdir(target.templatesDir)).toEqual([])
-  expect(peer.channels).toHaveLength(1)
 })
+
+async function freeBytes(node: TestNode): Promise<number> {
+  const { bavail, bsize } = await statfs(node.templatesDir)
+  return bavail * bsize
+}
 
 test('memory of zeros needs no room', async () => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { manifest } = await addTemplate(source.store, null, { pages: {} })
-  const zeros = Array.from({ length: 2 ** 18 }, () => manifest.chunkHashes[0]!)
-  const large = { ...manifest, machine: { ...machine, memoryBytes: 2 ** 38 }, chunkHashes: zeros }
-  const bytes = encodeManifest(large)
-  const replies = [{ manifest: bytes }, { refusal: { code: 'ENOUGH', message: 'the fetch had begun' } }]
-  const peer = new TestPeer(async (channel) => {
-    await channel.send(templateReplyCodec.encode(replies.shift()!))
-    await channel.close()
+  const [zero, ...rest] = manifest.chunkHashes
+  const files = rest.slice(CHUNKS - 1)
+  const chunks = 2 ** 13
+  const large = {
+    ...manifest,
+    machine: { ...machine, memoryBytes: chunks * CHUNK_BYTES },
+    chunkHashes: [...Array(chunks).fill(zero), ...files],
+  }
+  const [peer, id] = await peerWithManifest(source.store, large)
+  using _promised = await target.store.reserveBytes((await freeBytes(target)) - chunks * CHUNK_BYTES * 0.1)
+  await expect(fetchFrom(peer, target.store, id)).rejects.toMatchObject({
+    code: 'TEMPLATE_REFUSED',
+    details: { code: 'ENOUGH' },
   })
-  const fetching = fetchFrom(peer, target.store, templateId(bytes))
-  await expect(fetching).rejects.toMatchObject({ code: 'TEMPLATE_REFUSED', details: { code: 'ENOUGH' } })
 })
 
 test('a fetch under way is shared, and its bytes are counted once', async () => {
@@ -156,26 +201,26 @@ test('when a shared fetch fails, the next one tries its own peer', async () => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { id } = await addTemplate(source.store)
-  const liar = lyingPeer(source.store, () => [])
+  const liar = lyingPeer(source.store, () => [{ pages: { pages: new Uint8Array(), compressed: false } }])
   const first = codeOf(fetchFrom(liar, target.store, id))
   const second = fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, id)
   expect(await first).toBe('TEMPLATE_MISMATCH')
   expect((await second).bytesReceived).toBeGreaterThan(0)
 })
 
-test('a cancelled fetch leaves nothing, and its channel is reset', async () => {
+test('a cancelled fetch keeps what it has, unseen, and its channel is reset', async () => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { id } = await addTemplate(source.store)
   const cancel = new AbortController()
-  let served = 0
   const peer = lyingPeer(source.store, (reply) => {
-    if ('chunk' in reply && ++served === 2) cancel.abort(new Error('cancelled'))
+    if ('pages' in reply) cancel.abort(new Error('cancelled'))
     return [reply]
   })
   await expect(fetchFrom(peer, target.store, id, { signal: cancel.signal })).rejects.toThrow('cancelled')
-  expect(await readdir(target.templatesDir)).toEqual([])
-  await expect(peer.channels.at(-1)!.send(new Uint8Array())).rejects.toThrow('ended early')
+  expect(await readdir(target.templatesDir)).toEqual([`fetch-${id}`])
+  expect(target.store.list()).toEqual([])
+  await expect(peer.channels.at(-1)!.send(new Uint8Array())).rejects.toThrow('ended')
 })
 
 test('stopping the store ends its fetches', async () => {

@@ -1,48 +1,51 @@
+import { randomBytes } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { CHUNK_BYTES, PAGE_BYTES } from '../../src/domain/page.ts'
 import { encodeManifest, serveTemplate, templateId } from '../../src/template/index.ts'
 import { messageType } from '../../src/wire/schema.ts'
-import {
-  type ChunkData,
-  type TemplateReply,
-  templateReplyCodec,
-  templateRequestCodec,
-} from '../../src/wire/template-messages.ts'
-import { channelPair } from '../support/channel-pair.ts'
+import type { ChunkHashes, TemplateReply, TemplateRequest } from '../../src/wire/template-messages.ts'
 import { addTemplate, codeOf, TestNode } from './fixture.ts'
-import { fetchFrom, type Lie, lyingPeer, TestPeer } from './peers.ts'
+import { drops, fetchFrom, type Lie, lyingPeer, TestPeer } from './peers.ts'
 
-/** Chunks 0 and 1 have a page each, chunk 2 has none. */
-const LAST_CHUNK = 2
 const BOMB_BYTES = 64 * 1024 * 1024
 
-/** Says something else in place of each chunk. */
-const ofChunks =
-  (lie: (chunk: ChunkData) => ReturnType<Lie>): Lie =>
-  (reply) =>
-    'chunk' in reply ? lie(reply.chunk) : [reply]
-
-/** Says something else in place of the first piece of each file. */
-const ofFiles =
-  (lie: (bytes: Buffer) => ReturnType<Lie>): Lie =>
-  (reply) =>
-    'file' in reply ? lie(Buffer.from(reply.file.bytes)) : [reply]
+type Pages = { pages: Uint8Array; compressed: boolean }
 
 const ofManifest =
-  (lie: (reply: TemplateReply) => ReturnType<Lie>): Lie =>
+  (lie: (manifest: { totalBytes: number; compressed: Uint8Array }) => Awaited<ReturnType<Lie>>): Lie =>
   (reply) =>
-    'manifest' in reply ? lie(reply) : [reply]
+    'manifest' in reply ? lie(reply.manifest) : [reply]
 
-const pagesOf = (chunk: ChunkData): Buffer =>
-  Buffer.from(chunk.compressed ? zstdDecompressSync(chunk.pages) : chunk.pages)
+/** Says something else in place of the first bytes of page hashes; whole hashes are told honestly. */
+const ofLists =
+  (lie: (lists: ChunkHashes[]) => Awaited<ReturnType<Lie>>): Lie =>
+  (reply, request) =>
+    'pageHashes' in reply && isShort(request) ? lie(reply.pageHashes.chunks) : [reply]
 
-const flipped = (bytes: Buffer): Buffer => {
-  bytes[bytes.length - 1]! ^= 1
-  return bytes
+/** The same, and lies about whole hashes too. */
+const ofAllLists =
+  (lie: (lists: ChunkHashes[]) => Awaited<ReturnType<Lie>>): Lie =>
+  (reply) =>
+    'pageHashes' in reply ? lie(reply.pageHashes.chunks) : [reply]
+
+const ofPages =
+  (lie: (pages: Pages) => Awaited<ReturnType<Lie>>): Lie =>
+  (reply) =>
+    'pages' in reply ? lie(reply.pages) : [reply]
+
+const isShort = (request: TemplateRequest): boolean =>
+  'pageHashes' in request && request.pageHashes.hashBytes < 32
+
+const flipped = (bytes: Uint8Array): Buffer => {
+  const changed = Buffer.from(bytes)
+  changed[changed.length - 1]! ^= 1
+  return changed
 }
+
+const unpacked = ({ pages, compressed }: Pages): Buffer =>
+  compressed ? zstdDecompressSync(pages) : Buffer.from(pages)
 
 /** A message that the codec itself may refuse to take: protobuf alone wrote it. */
 const raw = (plain: object): Uint8Array => {
@@ -50,20 +53,54 @@ const raw = (plain: object): Uint8Array => {
   return type.encode(type.fromObject(plain)).finish()
 }
 
-const changed = (chunk: ChunkData, change: Partial<ChunkData>): TemplateReply => ({
-  chunk: { ...chunk, ...change },
+const lists = (chunks: ChunkHashes[]): TemplateReply => ({ pageHashes: { chunks } })
+
+/** Of the first list that has a page. */
+const changed = (chunks: ChunkHashes[], change: (list: ChunkHashes) => ChunkHashes): TemplateReply[] => {
+  const first = chunks.findIndex(({ hashes }) => hashes.length > 0)
+  return [lists(chunks.with(first, change(chunks[first]!)))]
+}
+
+const manifestOf = (bytes: Uint8Array): TemplateReply => ({
+  manifest: { totalBytes: bytes.length, compressed: zstdCompressSync(bytes) },
 })
 
 test.each<[what: string, lie: Lie, code: string]>([
-  ['no manifest', ofManifest(() => []), 'TEMPLATE_MISMATCH'],
-  ['the manifest twice', ofManifest((reply) => [reply, reply]), 'TEMPLATE_MISMATCH'],
+  ['nothing in place of the manifest', ofManifest(() => [raw({})]), 'MESSAGE_MALFORMED'],
   [
-    'a file in place of the manifest',
-    ofManifest(() => [{ file: { bytes: Buffer.from('x') } }]),
+    'pages in place of the manifest',
+    ofManifest(() => [{ pages: { pages: Buffer.from('x'), compressed: false } }]),
     'TEMPLATE_MISMATCH',
   ],
-  ['another manifest', ofManifest(() => [{ manifest: Buffer.from('x') }]), 'TEMPLATE_MISMATCH'],
-  ['a manifest of 64 MiB', ofManifest(() => [{ manifest: Buffer.alloc(BOMB_BYTES) }]), 'MESSAGE_TOO_LARGE'],
+  ['another manifest', ofManifest(() => [manifestOf(Buffer.from('x'))]), 'TEMPLATE_MISMATCH'],
+  [
+    'a manifest with another chunk',
+    ofManifest(({ compressed }) => [manifestOf(flipped(zstdDecompressSync(compressed)))]),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'a manifest of 10^12 pages',
+    ofManifest(() => [{ manifest: { totalBytes: (10 ** 12 / 256) * 34, compressed: Buffer.alloc(10) } }]),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'a manifest of 2^60 bytes',
+    ofManifest(() => [raw({ manifest: { totalBytes: 2 ** 60, compressed: Buffer.alloc(10) } })]),
+    'MESSAGE_MALFORMED',
+  ],
+  [
+    'a manifest that is a bomb',
+    ofManifest(({ totalBytes }) => [
+      { manifest: { totalBytes, compressed: zstdCompressSync(Buffer.alloc(BOMB_BYTES)) } },
+    ]),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'a manifest that is empty',
+    ofManifest(() => [{ manifest: { totalBytes: 0, compressed: new Uint8Array() } }]),
+    'TEMPLATE_MISMATCH',
+  ],
+  ['a frame of 64 MiB', ofManifest(() => [Buffer.alloc(BOMB_BYTES)]), 'MESSAGE_TOO_LARGE'],
   ['noise', ofManifest(() => [Buffer.alloc(100, 0xff)]), 'MESSAGE_MALFORMED'],
   ['nothing at all', ofManifest(() => [new Uint8Array()]), 'MESSAGE_MALFORMED'],
   [
@@ -72,228 +109,160 @@ test.each<[what: string, lie: Lie, code: string]>([
     'MESSAGE_MALFORMED',
   ],
 
-  ['another file', ofFiles((bytes) => [{ file: { bytes: flipped(bytes) } }]), 'TEMPLATE_MISMATCH'],
+  ['a list too few', ofLists((chunks) => [lists(chunks.slice(1))]), 'TEMPLATE_MISMATCH'],
+  ['a list too many', ofLists((chunks) => [lists([...chunks, chunks[0]!])]), 'TEMPLATE_MISMATCH'],
+  ['no list', ofLists(() => [lists([])]), 'TEMPLATE_MISMATCH'],
   [
-    'a file that is too short',
-    ofFiles((bytes) => [{ file: { bytes: bytes.subarray(1) } }]),
-    'TEMPLATE_MISMATCH',
-  ],
-  ['a file without content', ofFiles(() => []), 'TEMPLATE_MISMATCH'],
-  [
-    'a file with one byte more',
-    ofFiles((bytes) => [{ file: { bytes: Buffer.concat([bytes, bytes]) } }]),
-    'TEMPLATE_MISMATCH',
+    '65 lists',
+    ofLists((chunks) => [raw({ pageHashes: { chunks: Array(65).fill(chunks[0]) } })]),
+    'MESSAGE_MALFORMED',
   ],
   [
-    'pieces of a file without an end',
-    ofFiles((bytes) => Array(100).fill({ file: { bytes } })),
-    'TEMPLATE_MISMATCH',
-  ],
-  ['empty pieces of a file', ofFiles(() => [{ file: { bytes: new Uint8Array() } }]), 'TEMPLATE_MISMATCH'],
-  [
-    'a piece of a file of 2 MiB',
-    ofFiles(() => [raw({ file: { bytes: Buffer.alloc(2 * CHUNK_BYTES) } })]),
-    'MESSAGE_TOO_LARGE',
-  ],
-  ['a manifest in place of a file', ofFiles(() => [{ manifest: Buffer.from('x') }]), 'TEMPLATE_MISMATCH'],
-
-  ['no chunks', ofChunks(() => []), 'TEMPLATE_MISMATCH'],
-  ['no last chunk', ofChunks((c) => (c.chunk === LAST_CHUNK ? [] : [{ chunk: c }])), 'TEMPLATE_MISMATCH'],
-  ['a chunk left out', ofChunks((c) => (c.chunk === 1 ? [] : [{ chunk: c }])), 'TEMPLATE_MISMATCH'],
-  ['each chunk twice', ofChunks((c) => [{ chunk: c }, { chunk: c }]), 'TEMPLATE_MISMATCH'],
-  [
-    'one chunk too many',
-    ofChunks((c) => (c.chunk === LAST_CHUNK ? [{ chunk: c }, changed(c, { chunk: 3 })] : [{ chunk: c }])),
-    'TEMPLATE_MISMATCH',
-  ],
-  ['a chunk far outside', ofChunks((c) => [changed(c, { chunk: 0xffffffff })]), 'TEMPLATE_MISMATCH'],
-  [
-    'a file in place of a chunk',
-    ofChunks(() => [{ file: { bytes: Buffer.from('x') } }]),
-    'TEMPLATE_MISMATCH',
+    'a bitmap that is too short',
+    ofLists((chunks) => [raw({ pageHashes: { chunks: [{ ...chunks[0], bitmap: new Uint8Array(31) }] } })]),
+    'MESSAGE_MALFORMED',
   ],
   [
-    'another page',
-    ofChunks((c) => [changed(c, { pages: flipped(pagesOf(c)), compressed: false })]),
-    'TEMPLATE_MISMATCH',
+    'a bitmap that is too long',
+    ofLists((chunks) => [raw({ pageHashes: { chunks: [{ ...chunks[0], bitmap: new Uint8Array(33) }] } })]),
+    'MESSAGE_MALFORMED',
   ],
   [
-    'a page elsewhere',
-    ofChunks((c) => [changed(c, { pageOffsets: c.pageOffsets.map((offset) => offset + 1) })]),
-    'TEMPLATE_MISMATCH',
-  ],
-  [
-    'a chunk emptied',
-    ofChunks((c) => [
-      changed(c, { pageOffsets: new Uint8Array(), pages: new Uint8Array(), compressed: false }),
+    'a hash too few',
+    ofLists((chunks) => [
+      raw({ pageHashes: { chunks: [{ bitmap: chunks[0]!.bitmap, hashes: new Uint8Array() }] } }),
     ]),
-    'TEMPLATE_MISMATCH',
+    'MESSAGE_MALFORMED',
   ],
   [
-    'a page in the empty chunk',
-    ofChunks((c) =>
-      c.chunk === LAST_CHUNK
-        ? [changed(c, { pageOffsets: Buffer.from([0]), pages: Buffer.alloc(PAGE_BYTES, 1) })]
-        : [{ chunk: c }],
+    'hashes of another length',
+    ofLists((chunks) =>
+      changed(chunks, (list) => ({ ...list, hashes: Buffer.concat([list.hashes, Buffer.alloc(1)]) })),
     ),
     'TEMPLATE_MISMATCH',
   ],
   [
-    'more offsets than pages',
-    ofChunks((c) => [
-      raw({ chunk: { ...c, pageOffsets: Buffer.from([1, 2]), pages: pagesOf(c), compressed: false } }),
+    'another hash',
+    ofLists((chunks) => changed(chunks, (list) => ({ ...list, hashes: flipped(list.hashes) }))),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'another whole hash',
+    ofAllLists((chunks) => changed(chunks, (list) => ({ ...list, hashes: flipped(list.hashes) }))),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'a page as zeros',
+    ofAllLists((chunks) => changed(chunks, () => ({ bitmap: new Uint8Array(32), hashes: new Uint8Array() }))),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'pages in place of lists',
+    ofLists(() => [{ pages: { pages: new Uint8Array(), compressed: false } }]),
+    'TEMPLATE_MISMATCH',
+  ],
+
+  [
+    'another page',
+    ofPages((pages) => [{ pages: { pages: flipped(unpacked(pages)), compressed: false } }]),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'zeros',
+    ofPages((pages) => [{ pages: { pages: Buffer.alloc(unpacked(pages).length), compressed: false } }]),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'a page too few',
+    ofPages((pages) => [{ pages: { pages: unpacked(pages).subarray(PAGE_BYTES), compressed: false } }]),
+    'TEMPLATE_MISMATCH',
+  ],
+  [
+    'a page too many',
+    ofPages((pages) => [
+      { pages: { pages: Buffer.concat([unpacked(pages), Buffer.alloc(PAGE_BYTES)]), compressed: false } },
     ]),
-    'MESSAGE_MALFORMED',
+    'TEMPLATE_MISMATCH',
   ],
   [
-    'offsets out of order',
-    ofChunks((c) => [
-      raw({ chunk: { ...c, pageOffsets: Buffer.from([2, 1]), pages: Buffer.alloc(2 * PAGE_BYTES) } }),
-    ]),
-    'MESSAGE_MALFORMED',
+    'no pages',
+    ofPages(() => [{ pages: { pages: new Uint8Array(), compressed: false } }]),
+    'TEMPLATE_MISMATCH',
   ],
   [
-    'an offset twice',
-    ofChunks((c) => [
-      raw({ chunk: { ...c, pageOffsets: Buffer.from([1, 1]), pages: Buffer.alloc(2 * PAGE_BYTES) } }),
-    ]),
-    'MESSAGE_MALFORMED',
-  ],
-  [
-    '257 pages',
-    ofChunks((c) => [raw({ chunk: { ...c, pageOffsets: Buffer.alloc(257), compressed: true } })]),
-    'MESSAGE_MALFORMED',
-  ],
-  [
-    'a chunk of 2 MiB',
-    ofChunks((c) => [raw({ chunk: { ...c, pages: Buffer.alloc(2 * CHUNK_BYTES) } })]),
+    'pages of 2 MiB',
+    ofPages(() => [raw({ pages: { pages: Buffer.alloc(2 * CHUNK_BYTES) } })]),
     'MESSAGE_TOO_LARGE',
   ],
   [
     'a decompression bomb',
-    ofChunks((c) => [
-      changed(c, {
-        pageOffsets: Buffer.from([1]),
-        pages: zstdCompressSync(Buffer.alloc(BOMB_BYTES)),
-        compressed: true,
-      }),
-    ]),
-    'TEMPLATE_MISMATCH',
-  ],
-  [
-    'a bomb without pages',
-    ofChunks((c) => [
-      changed(c, {
-        pageOffsets: new Uint8Array(),
-        pages: zstdCompressSync(Buffer.alloc(BOMB_BYTES)),
-        compressed: true,
-      }),
-    ]),
-    'TEMPLATE_MISMATCH',
-  ],
-  [
-    'fewer bytes than pages',
-    ofChunks((c) => [changed(c, { pages: zstdCompressSync(Buffer.alloc(100)), compressed: true })]),
+    ofPages(() => [{ pages: { pages: zstdCompressSync(Buffer.alloc(BOMB_BYTES)), compressed: true } }]),
     'TEMPLATE_MISMATCH',
   ],
   [
     'zstd that is none',
-    ofChunks((c) => [changed(c, { pages: Buffer.from('not zstd'), compressed: true })]),
+    ofPages(() => [{ pages: { pages: Buffer.from('not zstd'), compressed: true } }]),
     'TEMPLATE_MISMATCH',
   ],
-])('a peer that sends %s is not believed, and nothing stays', async (_, lie, code) => {
+  ['a cut frame', ofPages((pages) => [raw({ pages }).subarray(0, 20)]), 'MESSAGE_MALFORMED'],
+  ['a manifest in place of pages', ofPages(() => [manifestOf(Buffer.from('x'))]), 'TEMPLATE_MISMATCH'],
+])('a peer that sends %s is not believed, and nothing of it is seen', async (_, lie, code) => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { id } = await addTemplate(source.store)
-  expect(await codeOf(fetchFrom(lyingPeer(source.store, lie), target.store, id))).toBe(code)
+  const { dropped, onDropped } = drops()
+  expect(await codeOf(fetchFrom(lyingPeer(source.store, lie), target.store, id, { onDropped }))).toBe(code)
+  expect(dropped).toMatchObject([{ peer: 'server', code }])
   expect(target.store.list()).toEqual([])
-  expect(await readdir(target.templatesDir)).toEqual([])
-  // The harness alone changes nothing.
+  // The harness alone changes nothing, and what the liar left does no harm.
   await fetchFrom(
     lyingPeer(source.store, (reply) => [reply]),
     target.store,
     id,
   )
+  expect((await target.store.verify(id, { signal: new AbortController().signal })).ok).toBe(true)
 })
 
-test('chunks in another order are not what was asked for', async () => {
+test('answers for ever fill no memory', async () => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { id } = await addTemplate(source.store)
-  const held: TemplateReply[] = []
-  const lie = ofChunks((chunk) => {
-    if (chunk.chunk > 0) return [{ chunk }, ...held.splice(0)]
-    held.push(structuredClone({ chunk }))
-    return []
-  })
-  expect(await codeOf(fetchFrom(lyingPeer(source.store, lie), target.store, id))).toBe('TEMPLATE_MISMATCH')
-})
-
-test.each<[what: string, wanted: 'file' | 'chunks', next: TemplateReply]>([
-  ['pieces of a file', 'file', { file: { bytes: Buffer.from('more and more') } }],
-  ['empty pieces of a file', 'file', { file: { bytes: new Uint8Array() } }],
-  [
-    'a chunk',
-    'chunks',
-    { chunk: { chunk: 0, pageOffsets: new Uint8Array(), pages: new Uint8Array(), compressed: false } },
-  ],
-])('a peer that sends %s for ever is stopped', async (_, wanted, next) => {
-  await using source = await TestNode.start()
-  await using target = await TestNode.start()
-  // Memory of zeros: chunk 0 is right, once.
-  const { id } = await addTemplate(source.store, null, { pages: {} })
-  const honest = serveTemplate(source.store)
-  let stopped: unknown
-  const peer = new TestPeer(async (channel, signal) => {
-    const request = templateRequestCodec.decode((await channel.receive({ maxBytes: 256 }))!)
-    if (wanted in request) {
-      stopped = await codeOf(forEver(() => channel.send(templateReplyCodec.encode(next))))
-      return
-    }
-    const [client, server] = channelPair()
-    await client.send(templateRequestCodec.encode(request))
-    const serving = honest(server, signal)
-    for (;;) {
-      const reply = await client.receive({ maxBytes: CHUNK_BYTES })
-      if (reply === null) break
-      await channel.send(reply)
-    }
-    await channel.close()
-    await serving
-  })
+  const peer = lyingPeer(source.store, (reply) => Array(10_000).fill(reply))
   expect(await codeOf(fetchFrom(peer, target.store, id))).toBe('TEMPLATE_MISMATCH')
-  await peer.idle()
-  expect(stopped).toBe('ERR_CHANNEL_RESET')
 })
-
-async function forEver(act: () => Promise<void>): Promise<never> {
-  for (;;) {
-    // In memory nothing ever waits: without this, a fetch that isn't stopped would stop the test's own clock.
-    await nextTurn()
-    await act()
-  }
-}
 
 test('bytes that hash to the id are not yet a manifest', async () => {
+  await using source = await TestNode.start()
   await using target = await TestNode.start()
   const bytes = Buffer.from('not a manifest')
-  const peer = new TestPeer(async (channel) => {
-    await channel.send(templateReplyCodec.encode({ manifest: bytes }))
-    await channel.close()
-  })
+  await addTemplate(source.store)
+  const peer = lyingPeer(source.store, () => [manifestOf(bytes)])
   expect(await codeOf(fetchFrom(peer, target.store, templateId(bytes)))).toBe('MANIFEST_MALFORMED')
 })
 
-test('a peer that resets the channel ends the fetch', async () => {
+test('a peer that resets the channel for good ends the fetch', async () => {
   await using source = await TestNode.start()
   await using target = await TestNode.start()
   const { id } = await addTemplate(source.store)
   const peer = lyingPeer(source.store, (reply) => {
-    if ('chunk' in reply) throw new Error('crash')
+    if ('pages' in reply) throw new Error('crash')
     return [reply]
   })
   expect(await codeOf(fetchFrom(peer, target.store, id))).toBe('ERR_CHANNEL_RESET')
-  expect(await readdir(target.templatesDir)).toEqual([])
+  expect(await readdir(target.templatesDir)).toEqual([`fetch-${id}`])
+})
+
+test('a peer that resets the channel once is asked again', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store)
+  let crashes = 1
+  const peer = lyingPeer(source.store, (reply) => {
+    if ('pages' in reply && crashes-- > 0) throw new Error('crash')
+    return [reply]
+  })
+  await fetchFrom(peer, target.store, id, { retryDelaysMs: [1] })
+  expect(peer.channels).toHaveLength(2)
 })
 
 test('the manifest of another template that the peer has too is refused', async () => {
@@ -301,9 +270,76 @@ test('the manifest of another template that the peer has too is refused', async 
   await using target = await TestNode.start()
   const { id } = await addTemplate(source.store)
   const other = await addTemplate(source.store, null, { kernel: 'with a back door' })
-  const lie: Lie = ofManifest(() => [{ manifest: encodeManifest(other.manifest) }])
+  const lie = ofManifest(() => [manifestOf(encodeManifest(other.manifest))])
   expect(await codeOf(fetchFrom(lyingPeer(source.store, lie), target.store, id))).toBe('TEMPLATE_MISMATCH')
   expect((await fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, other.id)).record.id).toBe(
     other.id,
   )
 })
+
+/** Random pages in every chunk of memory: 128 each. */
+const noise = (): Record<number, Uint8Array> =>
+  Object.fromEntries([0, 1, 2].map((chunk) => [chunk * 256, randomBytes(128 * PAGE_BYTES)]))
+
+test.each<[what: string, lie: Lie]>([
+  ['wrong pages', ofPages((pages) => [{ pages: { pages: flipped(unpacked(pages)), compressed: false } }])],
+  [
+    'wrong lists',
+    ofLists((chunks) => changed(chunks, (list) => ({ ...list, hashes: flipped(list.hashes) }))),
+  ],
+  [
+    'wrong lists, whole and short',
+    ofAllLists((chunks) => changed(chunks, (list) => ({ ...list, hashes: flipped(list.hashes) }))),
+  ],
+])(
+  'among honest peers one that sends %s is found out, and the template comes from the others',
+  async (_, lie) => {
+    await using source = await TestNode.start()
+    await using target = await TestNode.start()
+    const { id } = await addTemplate(source.store, null, { noise: noise() })
+    const { dropped, onDropped } = drops()
+    let lies = 0
+    const liar = lyingPeer(
+      source.store,
+      async (reply, request, n) => {
+        const said = await lie(reply, request, n)
+        if ('pages' in reply && said[0] !== reply) lies++
+        return said
+      },
+      'liar',
+    )
+    const honest = ['honest-1', 'honest-2'].map((name) => slowPeer(source.store, name))
+    await fetchFrom([liar, ...honest], target.store, id, { onDropped })
+    expect(dropped).toMatchObject([{ peer: 'liar', code: 'TEMPLATE_MISMATCH' }])
+    expect(lies).toBeLessThanOrEqual(2)
+    expect((await target.store.verify(id, { signal: new AbortController().signal })).ok).toBe(true)
+  },
+)
+
+/** Leaves the first shares to others. */
+function slowPeer(store: TestNode['store'], name: string): TestPeer {
+  return lyingPeer(store, (reply) => new Promise((resolve) => setTimeout(() => resolve([reply]), 20)), name)
+}
+
+test('pages that a damaged template here no longer holds travel', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const pages = noise()
+  const { id } = await addTemplate(source.store, null, { noise: pages })
+  // The sibling here has the same pages elsewhere, and one of them is not what it was.
+  const moved = Object.fromEntries(Object.entries(pages).map(([page, bytes]) => [Number(page) + 1, bytes]))
+  const sibling = await addTemplate(target.store, 'sibling', { noise: moved })
+  await flipPage(target.store.files(sibling.id).ram, 5)
+  const peer = new TestPeer(serveTemplate(source.store))
+  const { bytesReceived } = await fetchFrom(peer, target.store, id)
+  expect(bytesReceived).toBeGreaterThan(PAGE_BYTES)
+  expect(bytesReceived).toBeLessThan(4 * PAGE_BYTES)
+  expect((await target.store.verify(id, { signal: new AbortController().signal })).ok).toBe(true)
+})
+
+async function flipPage(path: string, page: number): Promise<void> {
+  const { chmod, open } = await import('node:fs/promises')
+  await chmod(path, 0o600)
+  await using file = await open(path, 'r+')
+  await file.write(randomBytes(16), 0, 16, page * PAGE_BYTES)
+}

@@ -9,24 +9,29 @@ const hash = (byte: number): Uint8Array => new Uint8Array(32).fill(byte)
 
 const manifest: TemplateManifest = {
   machine,
-  chunkHashes: [hash(1), hash(2), hash(3)],
-  state: { sha256: hash(4), sizeBytes: 334_000 },
-  kernel: { sha256: hash(5), sizeBytes: 2 ** 33 },
-  initrd: null,
-  disk: { sha256: hash(6), sizeBytes: 1 },
+  // Three of memory, one of state, two of kernel, one of disk.
+  chunkHashes: [1, 2, 3, 4, 5, 6, 7].map(hash),
+  sizes: { state: 334_000, kernel: CHUNK_BYTES + 1, initrd: 0, disk: 1 },
 }
 
 interface Change {
   manifest?: object
   machine?: object
+  sizes?: object
 }
 
 /** Bytes of a message that protobuf can write, and that differs from the manifest. */
 function changedBytes(change: Change): Uint8Array {
-  const plain = { formatVersion: 1, ...manifest, ...change.manifest }
+  const plain = { formatVersion: 2, ...manifest, ...change.manifest }
   const type = messageType('drover.template.Manifest')
   return type
-    .encode(type.fromObject({ ...plain, machine: plain.machine && { ...plain.machine, ...change.machine } }))
+    .encode(
+      type.fromObject({
+        ...plain,
+        machine: plain.machine && { ...plain.machine, ...change.machine },
+        sizes: plain.sizes && { ...plain.sizes, ...change.sizes },
+      }),
+    )
     .finish()
 }
 
@@ -36,7 +41,7 @@ test('a manifest survives encoding, and its bytes name it for good', () => {
   expect(decodeManifest(changedBytes({}))).toEqual(manifest)
   expect(templateId(bytes)).toMatch(TEMPLATE_ID_PATTERN)
   // A change here is a change of every template id: it needs a new format version.
-  expect(templateId(bytes)).toBe('bafkreievdfcj6zjgmoj3f7dfnzk44gxeb7fvpcdwmdquhlvjn3wa7ews7e')
+  expect(templateId(bytes)).toBe('bafkreid24iqwl3khf6hjmlne2z3w2vyltuxoyeogdbyzmirq3mygvipocy')
 })
 
 test('decoded hashes are copies', () => {
@@ -54,14 +59,13 @@ test('a machine without root ports and command line leaves both fields out', () 
   const end = 4 + bytes[3]!
   const explicitZero = Buffer.concat([bytes.subarray(0, end), Buffer.from([0x30, 0]), bytes.subarray(end)])
   explicitZero[3]! += 2
-  expect(messageType('drover.template.Manifest').decode(explicitZero)).toMatchObject({ formatVersion: 1 })
+  expect(messageType('drover.template.Manifest').decode(explicitZero)).toMatchObject({ formatVersion: 2 })
   expect(codeThrownBy(() => decodeManifest(explicitZero))).toBe('MANIFEST_MALFORMED')
 })
 
-const digestOf = (sizeBytes: number) => ({ sha256: hash(1), sizeBytes })
-
 test.each<[what: string, change: Change]>([
-  ['another format version', { manifest: { formatVersion: 2 } }],
+  ['the format version before', { manifest: { formatVersion: 1 } }],
+  ['a later format version', { manifest: { formatVersion: 3 } }],
   ['no machine', { manifest: { machine: null } }],
   ['an alias as machine type', { machine: { machineType: 'q35' } }],
   ['an option in the machine type', { machine: { machineType: 'pc-q35-7.2,dumpdtb=/etc/passwd' } }],
@@ -81,11 +85,13 @@ test.each<[what: string, change: Change]>([
   ['more than 1 TiB', { machine: { memoryBytes: 2 ** 40 + CHUNK_BYTES } }],
   ['memory beyond what numbers hold', { machine: { memoryBytes: 2 ** 60 } }],
   ['a short chunk hash', { manifest: { chunkHashes: [hash(1), hash(2).subarray(1), hash(3)] } }],
-  ['no state', { manifest: { state: null } }],
-  ['no kernel', { manifest: { kernel: null } }],
-  ['an empty initrd', { manifest: { initrd: digestOf(0) } }],
-  ['a disk without a digest', { manifest: { disk: { sizeBytes: 5 } } }],
-  ['a disk of 32 TiB', { manifest: { disk: digestOf(32 * 2 ** 40) } }],
+  ['more hashes than chunks', { manifest: { chunkHashes: [1, 2, 3, 4, 5, 6, 7, 8].map(hash) } }],
+  ['no sizes', { manifest: { sizes: null } }],
+  ['no state', { sizes: { state: 0 } }],
+  ['no kernel', { sizes: { kernel: 0 } }],
+  ['an initrd without its hashes', { sizes: { initrd: 5 } }],
+  ['a disk of 32 TiB', { sizes: { disk: 32 * 2 ** 40 } }],
+  ['memory of 10^12 pages', { machine: { memoryBytes: 4096 * 10 ** 12 } }],
 ])('%s is not a manifest', (_, change) => {
   expect(codeThrownBy(() => decodeManifest(changedBytes(change)))).toBe('MANIFEST_MALFORMED')
 })
@@ -95,11 +101,11 @@ test.each<[what: string, bytes: (good: Uint8Array) => Uint8Array]>([
   ['noise', () => Buffer.alloc(64, 0xff)],
   ['a cut manifest', (good) => good.subarray(0, good.length - 1)],
   ['an unknown field', (good) => Buffer.concat([good, Buffer.from([0x78, 0x01])])],
-  ['a field twice', (good) => Buffer.concat([good, Buffer.from([0x08, 0x01])])],
+  ['a field twice', (good) => Buffer.concat([good, Buffer.from([0x08, 0x02])])],
   ['fields in another order', (good) => Buffer.concat([good.subarray(2), good.subarray(0, 2)])],
   [
     'a number in more bytes than it needs',
-    (good) => Buffer.concat([Buffer.from([0x08, 0x81, 0x00]), good.subarray(2)]),
+    (good) => Buffer.concat([Buffer.from([0x08, 0x82, 0x00]), good.subarray(2)]),
   ],
 ])('%s in the bytes is not canonical', (_, bytes) => {
   expect(codeThrownBy(() => decodeManifest(bytes(encodeManifest(manifest))))).toBe('MANIFEST_MALFORMED')

@@ -1,7 +1,10 @@
+import { createHash } from 'node:crypto'
 import { truncate } from 'node:fs/promises'
+import { zstdDecompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
+import { bitmapOf } from '../../src/template/chunk-pages.ts'
 import { serveTemplate, type TemplateStore, templateId } from '../../src/template/index.ts'
-import type { Channel } from '../../src/wire/channel.ts'
+import { messageType } from '../../src/wire/schema.ts'
 import {
   type TemplateReply,
   type TemplateRequest,
@@ -18,6 +21,7 @@ async function ask(store: TemplateStore, request: TemplateRequest): Promise<Temp
   const [ours, theirs] = channelPair()
   const serving = serveTemplate(store)(theirs, never())
   await ours.send(templateRequestCodec.encode(request))
+  await ours.close()
   const replies: TemplateReply[] = []
   for (;;) {
     const bytes = await ours.receive({ maxBytes: MAX_BYTES })
@@ -28,35 +32,78 @@ async function ask(store: TemplateStore, request: TemplateRequest): Promise<Temp
   return replies
 }
 
+const bitmap = (...pages: number[]): Uint8Array => bitmapOf(pages)
+
 test('answers with the part that was asked for', async () => {
   await using node = await TestNode.start()
   const { id } = await addTemplate(node.store)
-  expect(await ask(node.store, { templateId: id, manifest: {} })).toEqual([
-    { manifest: Uint8Array.from(node.store.manifestBytes(id)) },
-  ])
-  const [file] = await ask(node.store, { templateId: id, file: { file: 'state' } })
-  expect(file).toEqual({ file: { bytes: Uint8Array.from(Buffer.from('device state')) } })
-  const chunks = await ask(node.store, { templateId: id, chunks: { firstChunk: 1, endChunk: CHUNKS } })
-  expect(chunks).toMatchObject([
-    { chunk: { chunk: 1, pageOffsets: Uint8Array.of(300 - 256), compressed: true } },
-    { chunk: { chunk: 2, pageOffsets: new Uint8Array(), pages: new Uint8Array(), compressed: false } },
-  ])
+  const whole = node.store.manifestBytes(id)
+  const [manifest] = await ask(node.store, { templateId: id, manifest: { offsetBytes: 0 } })
+  expect(manifest).toMatchObject({ manifest: { totalBytes: whole.length } })
+  const { compressed } = (manifest as { manifest: { compressed: Uint8Array } }).manifest
+  expect(zstdDecompressSync(compressed).equals(whole)).toBe(true)
+
+  const [lists] = await ask(node.store, { templateId: id, pageHashes: { chunks: [1, 2], hashBytes: 5 } })
+  const hash = createHash('sha256').update(Buffer.alloc(4096, 0x22)).digest()
+  expect(lists).toEqual({
+    pageHashes: {
+      chunks: [
+        { bitmap: bitmap(300 - 256), hashes: Uint8Array.from(hash.subarray(0, 5)) },
+        { bitmap: bitmap(), hashes: new Uint8Array() },
+      ],
+    },
+  })
+
+  const chunks = [
+    { chunk: 0, bitmap: bitmap(1) },
+    { chunk: 1, bitmap: bitmap(44, 45) },
+  ]
+  const [pages] = await ask(node.store, { templateId: id, pages: { chunks } })
+  expect(pages).toMatchObject({ pages: { compressed: true } })
+  const content = zstdDecompressSync((pages as { pages: { pages: Uint8Array } }).pages.pages)
+  const expected = [0x11, 0x22, 0].map((byte) => Buffer.alloc(4096, byte))
+  expect(content.equals(Buffer.concat(expected))).toBe(true)
+})
+
+test('a file is chunks behind the memory, and reads as zeros beyond its end', async () => {
+  await using node = await TestNode.start()
+  const { id } = await addTemplate(node.store)
+  const [reply] = await ask(node.store, {
+    templateId: id,
+    pages: { chunks: [{ chunk: CHUNKS, bitmap: bitmap(0) }] },
+  })
+  const content = Buffer.concat([Buffer.from('device state'), Buffer.alloc(4096 - 12)])
+  expect(zstdDecompressSync((reply as { pages: { pages: Uint8Array } }).pages.pages).equals(content)).toBe(
+    true,
+  )
 })
 
 test('sends pages as they are when they do not get smaller', async () => {
   await using node = await TestNode.start()
   const noise = crypto.getRandomValues(new Uint8Array(4096))
   const { id } = await addTemplate(node.store, null, { pages: {}, noise: { 9: noise } })
-  const [reply] = await ask(node.store, { templateId: id, chunks: { firstChunk: 0, endChunk: 1 } })
-  expect(reply).toEqual({
-    chunk: { chunk: 0, pageOffsets: Uint8Array.of(9), pages: noise, compressed: false },
-  })
+  const chunks = [{ chunk: 0, bitmap: bitmap(9) }]
+  const [reply] = await ask(node.store, { templateId: id, pages: { chunks } })
+  expect(reply).toEqual({ pages: { pages: noise, compressed: false } })
 })
 
+/** Memory, state, kernel and initrd. */
+const ALL_CHUNKS = CHUNKS + 3
+
 test.each<[what: string, wanted: (id: string) => TemplateRequest]>([
-  ['a template that is not here', () => ({ templateId: templateId(new Uint8Array()), manifest: {} })],
-  ['a file that the template lacks', (id) => ({ templateId: id, file: { file: 'disk' } })],
-  ['chunks beyond its memory', (id) => ({ templateId: id, chunks: { firstChunk: 0, endChunk: CHUNKS + 1 } })],
+  [
+    'a template that is not here',
+    () => ({ templateId: templateId(new Uint8Array()), manifest: { offsetBytes: 0 } }),
+  ],
+  ['a part beyond its manifest', (id) => ({ templateId: id, manifest: { offsetBytes: 2 ** 40 } })],
+  [
+    'hashes of a chunk that it lacks',
+    (id) => ({ templateId: id, pageHashes: { chunks: [0, ALL_CHUNKS], hashBytes: 32 } }),
+  ],
+  [
+    'pages of a chunk that it lacks',
+    (id) => ({ templateId: id, pages: { chunks: [{ chunk: 0xffffffff, bitmap: bitmap(0) }] } }),
+  ],
 ])('refuses %s', async (_, wanted) => {
   await using node = await TestNode.start()
   const { id } = await addTemplate(node.store)
@@ -67,8 +114,9 @@ test('says so when its own copy ends early', async () => {
   await using node = await TestNode.start()
   const { id } = await addTemplate(node.store)
   await truncate(node.store.files(id).ram, 2 * 1024 * 1024)
-  const replies = await ask(node.store, { templateId: id, chunks: { firstChunk: 0, endChunk: CHUNKS } })
-  expect(replies.at(-1)).toMatchObject({ refusal: { code: 'TEMPLATE_DAMAGED' } })
+  const chunks = [{ chunk: 2, bitmap: bitmap(0) }]
+  const replies = await ask(node.store, { templateId: id, pages: { chunks } })
+  expect(replies).toMatchObject([{ refusal: { code: 'TEMPLATE_DAMAGED' } }])
 })
 
 test('does not serve a draft', async () => {
@@ -77,40 +125,90 @@ test('does not serve a draft', async () => {
   await fill(draft)
   const { id } = await addTemplate(node.store)
   await node.store.remove(id)
-  expect(await ask(node.store, { templateId: id, manifest: {} })).toMatchObject([{ refusal: {} }])
+  const request = { templateId: id, manifest: { offsetBytes: 0 } }
+  expect(await ask(node.store, request)).toMatchObject([{ refusal: {} }])
 })
 
 test('serves to the end what is removed meanwhile', async () => {
   await using node = await TestNode.start()
   const { id } = await addTemplate(node.store)
-  const [ours, theirs] = channelPair({ maxBufferedBytes: 0 })
+  const [ours, theirs] = channelPair()
   const serving = serveTemplate(node.store)(theirs, never())
-  const sent = ours.send(
-    templateRequestCodec.encode({ templateId: id, chunks: { firstChunk: 0, endChunk: CHUNKS } }),
-  )
-  expect(await ours.receive({ maxBytes: MAX_BYTES })).not.toBeNull()
-  await sent
+  const askFor = async (chunk: number) => {
+    const request = { templateId: id, pages: { chunks: [{ chunk, bitmap: bitmap(0) }] } }
+    await ours.send(templateRequestCodec.encode(request))
+    return templateReplyCodec.decode((await ours.receive({ maxBytes: MAX_BYTES }))!)
+  }
+  expect(await askFor(0)).toHaveProperty('pages')
   await node.store.remove(id)
-  for (let chunk = 1; chunk < CHUNKS; chunk++)
-    expect(await ours.receive({ maxBytes: MAX_BYTES })).not.toBeNull()
-  expect(await ours.receive({ maxBytes: MAX_BYTES })).toBeNull()
+  for (let chunk = 1; chunk < ALL_CHUNKS; chunk++) expect(await askFor(chunk)).toHaveProperty('pages')
+  await ours.close()
   await serving
 })
 
-test.each<[what: string, code: string, act: (channel: Channel) => Promise<void>]>([
-  ['sends noise', 'MESSAGE_MALFORMED', (channel) => channel.send(Buffer.alloc(50, 0xff))],
+const requestOf = (id: string, wanted: object): Uint8Array => {
+  const type = messageType('drover.template.TemplateRequest')
+  return type.encode(type.fromObject({ templateId: id, ...wanted })).finish()
+}
+const pagesRequest = (id: string, chunks: object[]): Uint8Array => requestOf(id, { pages: { chunks } })
+const all = new Uint8Array(32).fill(0xff)
+
+test.each<[what: string, code: string, bytes: (id: string) => Uint8Array | null]>([
+  ['sends noise', 'MESSAGE_MALFORMED', () => Buffer.alloc(50, 0xff)],
+  ['asks for a path', 'MESSAGE_MALFORMED', () => Buffer.from('\x0a\x09../../etc\x2a\x00', 'latin1')],
+  ['asks for nothing', 'MESSAGE_MALFORMED', (id) => requestOf(id, {})],
   [
-    'asks for a path',
+    'asks for a shorter bitmap',
     'MESSAGE_MALFORMED',
-    (channel) => channel.send(Buffer.from('\x0a\x09../../etc\x12\x00', 'latin1')),
+    (id) => pagesRequest(id, [{ chunk: 0, bitmap: all.subarray(1) }]),
   ],
-  ['sends too much', 'MESSAGE_TOO_LARGE', (channel) => channel.send(Buffer.alloc(257))],
-  ['says nothing', 'TEMPLATE_TIMEOUT', async () => {}],
-])('resets the channel of a peer that %s', async (_, code, act) => {
+  [
+    'asks for a longer bitmap',
+    'MESSAGE_MALFORMED',
+    (id) => pagesRequest(id, [{ chunk: 0, bitmap: new Uint8Array(33).fill(1) }]),
+  ],
+  [
+    'asks for no page',
+    'MESSAGE_MALFORMED',
+    (id) => pagesRequest(id, [{ chunk: 0, bitmap: new Uint8Array(32) }]),
+  ],
+  [
+    'asks for two chunks at once',
+    'MESSAGE_MALFORMED',
+    (id) =>
+      pagesRequest(id, [
+        { chunk: 0, bitmap: all },
+        { chunk: 1, bitmap: all },
+      ]),
+  ],
+  [
+    'asks for a chunk twice',
+    'MESSAGE_MALFORMED',
+    (id) =>
+      pagesRequest(id, [
+        { chunk: 1, bitmap: bitmap(1) },
+        { chunk: 1, bitmap: bitmap(2) },
+      ]),
+  ],
+  [
+    'asks for short hashes',
+    'MESSAGE_MALFORMED',
+    (id) => requestOf(id, { pageHashes: { chunks: [0], hashBytes: 1 } }),
+  ],
+  [
+    'asks for 65 lists',
+    'MESSAGE_MALFORMED',
+    (id) => requestOf(id, { pageHashes: { chunks: [...Array(65).keys()], hashBytes: 5 } }),
+  ],
+  ['sends too much', 'MESSAGE_TOO_LARGE', () => Buffer.alloc(16 * 1024 + 1)],
+  ['says nothing', 'TEMPLATE_TIMEOUT', () => null],
+])('resets the channel of a peer that %s', async (_, code, bytes) => {
   await using node = await TestNode.start()
+  const { id } = await addTemplate(node.store)
   const [ours, theirs] = channelPair()
-  const serving = codeOf(serveTemplate(node.store, { frameTimeoutMs: 100 })(theirs, never()))
-  await act(ours)
+  const serving = codeOf(serveTemplate(node.store, { idleTimeoutMs: 100 })(theirs, never()))
+  const request = bytes(id)
+  if (request !== null) await ours.send(request)
   expect(await serving).toBe(code)
   expect(await codeOf(ours.receive({ maxBytes: MAX_BYTES }))).toBe('ERR_CHANNEL_RESET')
 })
@@ -118,10 +216,12 @@ test.each<[what: string, code: string, act: (channel: Channel) => Promise<void>]
 test('gives up a peer that takes nothing', async () => {
   await using node = await TestNode.start()
   const { id } = await addTemplate(node.store)
-  const [ours, theirs] = channelPair({ maxBufferedBytes: 16 })
-  const request = templateRequestCodec.encode({ templateId: id, chunks: { firstChunk: 0, endChunk: CHUNKS } })
-  const serving = codeOf(serveTemplate(node.store, { frameTimeoutMs: 100 })(theirs, never()))
-  await ours.send(request)
+  const [ours, theirs] = channelPair({ maxBufferedBytes: 100 })
+  const serving = codeOf(
+    serveTemplate(node.store, { frameTimeoutMs: 100, idleTimeoutMs: 200 })(theirs, never()),
+  )
+  const request = { templateId: id, pageHashes: { chunks: [0, 1, 2], hashBytes: 32 } }
+  await ours.send(templateRequestCodec.encode(request))
   expect(await serving).toBe('TEMPLATE_TIMEOUT')
 })
 

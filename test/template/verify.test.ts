@@ -38,10 +38,10 @@ test.each<[what: string, damage: (files: TemplateFiles) => Promise<void>, damage
   ],
   ['the RAM file', (f) => rm(f.ram), [{ file: 'ram' }]],
   ['the end of the RAM file', (f) => truncate(f.ram, machine.memoryBytes - 1), [{ file: 'ram' }]],
-  ['the state', (f) => flipBit(f.state, 0), [{ file: 'state' }]],
+  ['the state', (f) => flipBit(f.state, 0), [{ file: 'state', pages: [0] }]],
   ['the kernel', (f) => rm(f.kernel), [{ file: 'kernel' }]],
-  ['the initrd', (f) => flipBit(f.initrd!, 5), [{ file: 'initrd' }]],
-  ['the disk', (f) => flipBit(f.disk!, 5000), [{ file: 'disk' }]],
+  ['the initrd', (f) => flipBit(f.initrd!, 5), [{ file: 'initrd', pages: [0] }]],
+  ['the disk', (f) => flipBit(f.disk!, 5000), [{ file: 'disk', pages: [1] }]],
   ['the manifest', (f) => flipBit(f.manifest, 40), [{ file: 'manifest' }]],
 ])('names what is damaged: %s', async (_, damage, damaged) => {
   await using node = await TestNode.start()
@@ -54,7 +54,7 @@ test('reports every byte once, and lets others have their turn', async () => {
   await using node = await TestNode.start()
   const { id, manifest } = await addTemplate(node.store)
   const bytesTotal =
-    machine.memoryBytes + manifest.state.sizeBytes + manifest.kernel.sizeBytes + manifest.initrd!.sizeBytes
+    machine.memoryBytes + manifest.sizes.state + manifest.sizes.kernel + manifest.sizes.initrd
   const seen: number[] = []
   let turns = 0
   const done = new AbortController()

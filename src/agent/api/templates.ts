@@ -118,8 +118,8 @@ function templateReply(
     cpus: machine.cpus,
     kernelCommandLine: machine.kernelCommandLine,
     spareRootPorts: machine.spareRootPorts,
-    stateBytes: manifest.state.sizeBytes,
-    diskBytes: manifest.disk?.sizeBytes ?? null,
+    stateBytes: manifest.sizes.state,
+    diskBytes: manifest.sizes.disk || null,
     usedBy: [...(parts.hypervisor?.vms.namesUsing(id) ?? [])],
   }
 }

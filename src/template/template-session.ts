@@ -1,0 +1,225 @@
+import { CHUNK_BYTES, PAGE_BYTES } from '../domain/page.ts'
+import type { TemplateId } from '../domain/template.ts'
+import type { Channel, OpenChannel } from '../wire/channel.ts'
+import {
+  type ChunkHashes,
+  countPages,
+  MAX_TEMPLATE_REPLY_BYTES,
+  type TemplateReply,
+  type TemplateRequest,
+  templateReplyCodec,
+  templateRequestCodec,
+} from '../wire/template-messages.ts'
+import { TemplateError } from './errors.ts'
+import { MAX_MANIFEST_BYTES } from './manifest.ts'
+import { decodePages, decompressBytes } from './pages-data.ts'
+import { FRAME_TIMEOUT_MS, OPEN_TIMEOUT_MS, TEMPLATE_PROTOCOL } from './protocol.ts'
+import { withinMs } from './within.ts'
+
+/** A peer that may have a template. */
+export interface ProviderPeer {
+  /** Peer id. */
+  peer: string
+  /** Round trip to it, if it was measured. */
+  rttMs: number | null
+}
+
+export interface TemplateProvider extends ProviderPeer {
+  /** A new channel for TEMPLATE_PROTOCOL to it. */
+  open: (signal: AbortSignal) => Promise<Channel>
+}
+
+export function templateProviders(peers: readonly ProviderPeer[], open: OpenChannel): TemplateProvider[] {
+  return peers.map((provider) => ({
+    ...provider,
+    open: (signal) => open(provider.peer, TEMPLATE_PROTOCOL, signal),
+  }))
+}
+
+/** Some pages of one chunk. */
+export interface WantedPages {
+  chunk: number
+  /** See chunk-pages.ts. */
+  bitmap: Uint8Array
+}
+
+/**
+ * What one provider says of one template, over one channel. Requests may
+ * overlap: the next is on its way while a reply comes. Replies are of the kind
+ * and size that was asked for, and each comes in time; whether they are true is
+ * for the reader to check.
+ */
+export class TemplateSession {
+  readonly peer: string
+  readonly #channel: Channel
+  readonly #templateId: TemplateId
+  /** How long the provider may say nothing. */
+  frameTimeoutMs: number
+  readonly #signal: AbortSignal
+  #sending: Promise<unknown> = Promise.resolve()
+  #receiving: Promise<unknown> = Promise.resolve()
+  #unanswered = 0
+
+  private constructor(
+    channel: Channel,
+    init: { templateId: TemplateId; frameTimeoutMs: number; signal: AbortSignal },
+  ) {
+    this.peer = channel.peer
+    this.#channel = channel
+    this.#templateId = init.templateId
+    this.frameTimeoutMs = init.frameTimeoutMs
+    this.#signal = init.signal
+  }
+
+  /**
+   * @param init.signal - ends the session
+   * @throws TemplateError TEMPLATE_TIMEOUT; what `open` throws
+   */
+  static async open(
+    provider: TemplateProvider,
+    init: { templateId: TemplateId; frameTimeoutMs?: number | undefined; signal: AbortSignal },
+  ): Promise<TemplateSession> {
+    const { templateId, frameTimeoutMs = FRAME_TIMEOUT_MS, signal } = init
+    const channel = await withinMs(OPEN_TIMEOUT_MS, signal, provider.open, (cause) =>
+      silent(provider.peer, OPEN_TIMEOUT_MS, cause),
+    )
+    return new TemplateSession(channel, { templateId, frameTimeoutMs, signal })
+  }
+
+  /** Payload and framing. */
+  get bytesReceived(): number {
+    return this.#channel.bytesReceived
+  }
+
+  get bytesSent(): number {
+    return this.#channel.bytesSent
+  }
+
+  /** Whether an answer is still to come. */
+  get isBusy(): boolean {
+    return this.#unanswered > 0
+  }
+
+  /** Bytes that claim to be the manifest. */
+  async manifestBytes(): Promise<Buffer> {
+    const parts: Buffer[] = []
+    let offsetBytes = 0
+    for (let totalBytes = 1; offsetBytes < totalBytes; ) {
+      const reply = await this.#ask({ templateId: this.#templateId, manifest: { offsetBytes } })
+      if (!('manifest' in reply)) throw this.#unexpected('something other than a manifest')
+      const { manifest } = reply
+      if (
+        manifest.totalBytes > MAX_MANIFEST_BYTES ||
+        (offsetBytes > 0 && manifest.totalBytes !== totalBytes)
+      ) {
+        throw this.#unexpected(`a manifest of ${manifest.totalBytes} bytes`)
+      }
+      totalBytes = manifest.totalBytes
+      const part = await decompressBytes(manifest.compressed, Math.min(CHUNK_BYTES, totalBytes - offsetBytes))
+      if (part === null) throw this.#unexpected('a part of a manifest of another size')
+      parts.push(part)
+      offsetBytes += part.length
+    }
+    return Buffer.concat(parts)
+  }
+
+  /**
+   * One list for each chunk, in order.
+   *
+   * @param chunks - at most MAX_HASHED_CHUNKS, ascending
+   * @param hashBytes - of each hash
+   */
+  async pageHashes(chunks: readonly number[], hashBytes: number): Promise<ChunkHashes[]> {
+    const reply = await this.#ask({
+      templateId: this.#templateId,
+      pageHashes: { chunks: [...chunks], hashBytes },
+    })
+    if (!('pageHashes' in reply)) throw this.#unexpected('something other than page hashes')
+    const lists = reply.pageHashes.chunks
+    const areLists = lists.every(({ bitmap, hashes }) => hashes.length === countPages(bitmap) * hashBytes)
+    if (lists.length !== chunks.length || !areLists) throw this.#unexpected('page hashes of other chunks')
+    return lists
+  }
+
+  /**
+   * Pages of however many chunks, joined.
+   *
+   * @param wanted - at most MAX_REQUESTED_PAGES, chunks ascending
+   */
+  async pages(wanted: readonly WantedPages[]): Promise<Buffer> {
+    const reply = await this.#ask({ templateId: this.#templateId, pages: { chunks: [...wanted] } })
+    if (!('pages' in reply)) throw this.#unexpected('something other than pages')
+    const count = wanted.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
+    const pages = await decodePages(reply.pages, count * PAGE_BYTES)
+    if (pages === null) throw this.#unexpected(`something other than ${count} pages`)
+    return pages
+  }
+
+  /** Says that nothing more will be asked. */
+  async close(): Promise<void> {
+    await withinMs(this.frameTimeoutMs, this.#signal, () => this.#channel.close(), this.#late)
+  }
+
+  abort(reason: Error): void {
+    this.#channel.abort(reason)
+  }
+
+  /** @throws TemplateError TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_MISMATCH; WireError */
+  async #ask(request: TemplateRequest): Promise<TemplateReply> {
+    const sent = this.#inTurn('sending', (signal) =>
+      this.#channel.send(templateRequestCodec.encode(request), { signal }),
+    )
+    const received = this.#inTurn('receiving', async (signal) => {
+      const bytes = await this.#channel.receive({ maxBytes: MAX_TEMPLATE_REPLY_BYTES, signal })
+      // Copied at once: the next receive, which nobody waits for here, reuses the memory.
+      return bytes === null ? null : Uint8Array.from(bytes)
+    })
+    this.#unanswered++
+    const [, bytes] = await Promise.all([sent, received])
+    this.#unanswered--
+    if (bytes === null) throw this.#unexpected('nothing where a reply was due')
+    const reply = templateReplyCodec.decode(bytes)
+    if ('refusal' in reply) throw this.#refused(reply.refusal)
+    return reply
+  }
+
+  /** One after the other, each bounded from its turn on. */
+  #inTurn<T>(queue: 'sending' | 'receiving', work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const act = () => withinMs(this.frameTimeoutMs, this.#signal, work, this.#late)
+    const before = queue === 'sending' ? this.#sending : this.#receiving
+    const done = before.then(act)
+    // After a failure nothing else is tried: replies would be taken for those of other requests.
+    if (queue === 'sending') this.#sending = done
+    else this.#receiving = done
+    done.catch(() => {})
+    return done
+  }
+
+  readonly #late = (cause: unknown): TemplateError => silent(this.peer, this.frameTimeoutMs, cause)
+
+  #refused({ code, message }: { code: string; message: string }): TemplateError {
+    return new TemplateError(
+      'TEMPLATE_REFUSED',
+      `${this.peer} doesn't hand out the template: ${message} (${code})`,
+      { details: { peer: this.peer, code, message } },
+    )
+  }
+
+  #unexpected(what: string): TemplateError {
+    return mismatch(this.peer, what)
+  }
+}
+
+/** A provider said something that can't be true. */
+export function mismatch(peer: string, what: string): TemplateError {
+  return new TemplateError(
+    'TEMPLATE_MISMATCH',
+    `${peer} sent ${what}: its copy is damaged, or it lies; fetch from another peer`,
+    { details: { peer, what } },
+  )
+}
+
+function silent(peer: string, timeoutMs: number, cause: unknown): TemplateError {
+  const message = `${peer} said nothing for ${timeoutMs} ms while the template was fetched from it`
+  return new TemplateError('TEMPLATE_TIMEOUT', message, { cause, details: { peer } })
+}
