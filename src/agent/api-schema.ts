@@ -193,7 +193,8 @@ export interface TemplateProgress {
   total: number | null
 }
 export interface PullTemplateReply extends TemplateReply {
-  from: string | null
+  /** Peer ids of those who sent it; none when it was here already. */
+  from: readonly string[]
   bytesReceived: number
 }
 export interface VerifyReply {

@@ -29,11 +29,11 @@ export interface Pull {
 export async function pullTemplate(
   { mesh, templates, events }: AgentParts,
   { template, from, name, progress, signal }: Pull,
-): Promise<{ record: TemplateRecord; from: string | null; bytesReceived: number }> {
+): Promise<{ record: TemplateRecord; from: readonly string[]; bytesReceived: number }> {
   const here = templates.list().find(({ id, names }) => id === template || names.includes(template))
   if (here !== undefined) {
     if (name !== null) await templates.name(here.id, name)
-    return { record: templates.get(here.id), from: null, bytesReceived: 0 }
+    return { record: templates.get(here.id), from: [], bytesReceived: 0 }
   }
   if (!TEMPLATE_ID_PATTERN.test(template)) {
     throw new AgentError(
@@ -46,7 +46,11 @@ export async function pullTemplate(
     from === null ? connectedPeers(mesh) : [{ peer: mesh.resolve(from), rttMs: null }]
   const dropped: DroppedProvider[] = []
   try {
-    const { record, bytesReceived } = await fetchTemplate({
+    const {
+      record,
+      bytesReceived,
+      from: sources,
+    } = await fetchTemplate({
       store: templates,
       providers: () =>
         templateProviders(peers(), (peer, protocol, signal) => mesh.open(peer, protocol, signal)),
@@ -60,8 +64,8 @@ export async function pullTemplate(
         events.publish({ kind: 'template-provider-dropped', id: template, ...provider })
       },
     })
-    events.publish({ kind: 'template-pulled', id: record.id, from, bytesReceived })
-    return { record, from, bytesReceived }
+    events.publish({ kind: 'template-pulled', id: record.id, from: sources, bytesReceived })
+    return { record, from: sources, bytesReceived }
   } catch (error) {
     // One that was asked for by name has its own words; of several, each has its own reason.
     if (signal.aborted || from !== null || dropped.length < 2) throw error

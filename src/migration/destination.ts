@@ -171,7 +171,8 @@ export class DestinationMove implements PendingGrant {
   /** Fetches the template from the source, and says every second that it goes on. */
   async #fetchTemplate(signal: AbortSignal): Promise<number> {
     const { templates, open, providersOf, onEvent } = this.#components
-    const id = this.offer.vm.templateId
+    const { migrationId, vm } = this.offer
+    const id = vm.templateId
     const ended = new AbortController()
     let fetchedBytes = 0
     const telling = this.#tellProgress(() => fetchedBytes, AbortSignal.any([signal, ended.signal]))
@@ -184,7 +185,7 @@ export class DestinationMove implements PendingGrant {
           return templateProviders([{ peer: this.source, rttMs: null }, ...others], open)
         },
         id,
-        onDropped: (dropped) => onEvent({ kind: 'template-provider-dropped', id, ...dropped }),
+        onDropped: (dropped) => onEvent({ kind: 'template-provider-dropped', migrationId, id, ...dropped }),
         name: null,
         signal,
         onProgress: (progress) => {

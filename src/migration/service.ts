@@ -28,7 +28,7 @@ export type MigrationEvent =
   | { kind: 'migration-discarded'; migrationId: MigrationId; vm: string; from: PeerIdText; code: string }
   | { kind: 'migration-in-doubt'; migrationId: MigrationId; vm: string; to: PeerIdText }
   | { kind: 'migration-settled'; migrationId: MigrationId; vm: string; verdict: Verdict }
-  | ({ kind: 'template-provider-dropped'; id: TemplateId } & DroppedProvider)
+  | ({ kind: 'template-provider-dropped'; migrationId: MigrationId; id: TemplateId } & DroppedProvider)
 
 export interface MigrationComponents {
   db: Database

@@ -1,7 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
 import { pageRuns } from './chunk-pages.ts'
-import { DRAFT_FILE_MODE } from './disk.ts'
+import { openSized } from './disk.ts'
 import { TemplateError } from './errors.ts'
 import type { DraftFiles, PartSpan, TemplateFiles } from './layout.ts'
 
@@ -37,15 +37,7 @@ export class TemplateContent implements AsyncDisposable {
 
   /** Of a draft: makes the files that it lacks, each of its full size and all of it a hole. */
   static async openDraft(files: DraftFiles, spans: readonly PartSpan[]): Promise<TemplateContent> {
-    return TemplateContent.#open(files, spans, async (path, sizeBytes) => {
-      await using opening = new AsyncDisposableStack()
-      const file = opening.use(await open(path, 'a+', DRAFT_FILE_MODE))
-      await file.close()
-      const writable = opening.use(await open(path, 'r+'))
-      await writable.truncate(sizeBytes)
-      opening.move()
-      return writable
-    })
+    return TemplateContent.#open(files, spans, openSized)
   }
 
   static async #open(

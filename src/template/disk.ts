@@ -1,4 +1,5 @@
-import { open, statfs } from 'node:fs/promises'
+import { constants, type FileHandle, open, readdir, stat, statfs } from 'node:fs/promises'
+import { join } from 'node:path'
 import { TemplateError } from './errors.ts'
 
 /** Permissions of files that are still written to. */
@@ -37,4 +38,25 @@ export async function sealFile(path: string): Promise<void> {
   await using file = await open(path)
   await file.chmod(SEALED_FILE_MODE)
   await file.sync()
+}
+
+/** Opens a file for reading and writing, made if it is missing, cut or filled with a hole to its size. */
+export async function openSized(path: string, sizeBytes: number): Promise<FileHandle> {
+  const file = await open(path, constants.O_RDWR | constants.O_CREAT, DRAFT_FILE_MODE)
+  try {
+    await file.truncate(sizeBytes)
+    return file
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/** Unit of st_blocks (stat(2)). */
+const BLOCK_BYTES = 512
+
+/** What the files of a directory take on disk. */
+export async function directoryBytes(dir: string): Promise<number> {
+  const found = await Promise.all((await readdir(dir)).map((name) => stat(join(dir, name))))
+  return found.reduce((sum, { blocks }) => sum + blocks * BLOCK_BYTES, 0)
 }

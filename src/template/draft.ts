@@ -1,5 +1,4 @@
-import { open, readdir, rm, stat, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { open, rm, stat, writeFile } from 'node:fs/promises'
 import type { MachineSpec, TemplateFile, TemplateManifest, TemplateRecord } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
 import { sealFile, syncPath } from './disk.ts'
@@ -14,9 +13,6 @@ import {
   type TemplateExtent,
 } from './layout.ts'
 import { encodeManifest } from './manifest.ts'
-
-/** Unit of st_blocks (stat(2)). */
-const BLOCK_BYTES = 512
 
 /** Moves a finished draft to its place in the store. */
 export type PlaceDraft = (
@@ -81,12 +77,6 @@ export class TemplateDraft {
     await syncPath(dir)
     signal.throwIfAborted()
     return this.#place(this, { manifestBytes, name })
-  }
-
-  /** What its files take on disk by now. */
-  async allocatedBytes(): Promise<number> {
-    const found = await Promise.all((await readdir(this.dir)).map((name) => stat(join(this.dir, name))))
-    return found.reduce((sum, { blocks }) => sum + blocks * BLOCK_BYTES, 0)
   }
 
   /** Removes the draft; does nothing once it is sealed. */

@@ -79,6 +79,7 @@ export class FetchMany {
   readonly #workers = new Map<string, Worker>()
   readonly #known = new Set<string>()
   readonly #dropped = new Set<string>()
+  readonly #from = new Set<string>()
   readonly #ended = new AbortController()
   readonly #finished = Promise.withResolvers<void>()
   #active = 0
@@ -98,6 +99,11 @@ export class FetchMany {
 
   get bytesSent(): number {
     return this.#sum('bytesSent') + this.#closedBytes.sent
+  }
+
+  /** Peers whose pages were kept. */
+  get from(): string[] {
+    return [...this.#from]
   }
 
   /**
@@ -244,6 +250,8 @@ export class FetchMany {
         left.delete(listed)
         if (assembly.kind === 'mistaken') this.#plan.list(withoutGuesses(listed, assembly.pages))
         if (assembly.kind === 'wrong') await this.#convict(listed, received, session)
+        if (assembly.kind === 'complete' && share.wanted.some(({ chunk }) => chunk === listed))
+          this.#from.add(session.peer)
         if (assembly.kind === 'complete' && !assembly.isListRight) {
           this.#accuse(
             listed.lister,

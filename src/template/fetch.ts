@@ -7,6 +7,7 @@ import {
   type TemplateManifest,
   type TemplateRecord,
 } from '../domain/template.ts'
+import { directoryBytes } from './disk.ts'
 import { TemplateError } from './errors.ts'
 import { type DroppedProvider, FetchMany } from './fetch-many.ts'
 import { CHUNK_HASHES_BYTES, isZeroChunk } from './hashing.ts'
@@ -15,7 +16,7 @@ import { partSpans } from './layout.ts'
 import { LocalPages } from './local-pages.ts'
 import { decodeManifest, templateId } from './manifest.ts'
 import { FRAME_TIMEOUT_MS } from './protocol.ts'
-import type { FetchedBytes, FetchProgress } from './shared-fetches.ts'
+import { type FetchedBytes, type FetchProgress, NOTHING_FETCHED } from './shared-fetches.ts'
 import type { TemplateStore } from './store.ts'
 import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
 
@@ -67,7 +68,7 @@ export async function fetchTemplate(request: FetchTemplateRequest): Promise<Fetc
     })
   }
   if (name !== null) store.requireNameFree(name, id)
-  let bytes: FetchedBytes = { bytesReceived: 0, bytesSent: 0 }
+  let bytes: FetchedBytes = NOTHING_FETCHED
   if (!store.has(id)) {
     const start = (shared: AbortSignal, report: (progress: FetchProgress) => void) =>
       fetchMissing(request, shared, report)
@@ -87,8 +88,8 @@ async function fetchMissing(
   const { manifest } = found
   await using local = new LocalPages({ store, index: store.pageIndex })
   const draft = await store.beginFetch(id)
-  using _space = await store.reserveBytes(neededBytes(manifest) - (await draft.allocatedBytes()))
-  await using incoming = await IncomingTemplate.open(draft, manifest, {
+  using _space = await store.reserveBytes(neededBytes(manifest) - (await directoryBytes(draft.dir)))
+  await using incoming = await IncomingTemplate.open(draft.files, manifest, {
     baseRamPath: similarRam(store, manifest),
     signal,
   })
@@ -109,10 +110,13 @@ async function fetchMissing(
   found.handOver(many)
   await withNewProviders(request, many, signal)
   progress()
-  await incoming.seal({ signal })
+  incoming.requireComplete()
+  await incoming[Symbol.asyncDispose]()
+  await draft.sealAs(manifest, null, { signal })
   return {
     bytesReceived: found.bytesReceived + many.bytesReceived,
     bytesSent: found.bytesSent + many.bytesSent,
+    from: [...new Set([found.peer, ...many.from])],
   }
 }
 
@@ -129,7 +133,7 @@ class FoundManifest implements AsyncDisposable {
   constructor(
     manifest: TemplateManifest,
     from: { provider: TemplateProvider; session: TemplateSession; others: readonly TemplateProvider[] },
-    inVain: FetchedBytes,
+    inVain: { bytesReceived: number; bytesSent: number },
   ) {
     this.manifest = manifest
     this.#provider = from.provider
@@ -137,6 +141,11 @@ class FoundManifest implements AsyncDisposable {
     this.#others = from.others
     this.bytesReceived = inVain.bytesReceived
     this.bytesSent = inVain.bytesSent
+  }
+
+  /** Who sent it. */
+  get peer(): string {
+    return this.#provider.peer
   }
 
   /** The open session goes on with the one who sent the manifest. */
@@ -154,7 +163,7 @@ class FoundManifest implements AsyncDisposable {
 /** Asks one provider after the other until the manifest is there. */
 async function findManifest(request: FetchTemplateRequest, signal: AbortSignal): Promise<FoundManifest> {
   const { id, onDropped, frameTimeoutMs = FRAME_TIMEOUT_MS } = request
-  const inVain: FetchedBytes = { bytesReceived: 0, bytesSent: 0 }
+  const inVain = { bytesReceived: 0, bytesSent: 0 }
   const left = [...(await request.providers())].slice(0, MAX_PROVIDERS)
   let failure: unknown = new TemplateError('TEMPLATE_NOT_FOUND', `no node is known to have template ${id}`, {
     details: { id },

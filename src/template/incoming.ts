@@ -1,33 +1,29 @@
-import { chmod, constants, copyFile, type FileHandle, open, stat } from 'node:fs/promises'
+import { chmod, constants, copyFile, type FileHandle, stat } from 'node:fs/promises'
 import type { PageIndex } from '../domain/page.ts'
-import type { TemplateManifest, TemplateRecord } from '../domain/template.ts'
+import type { TemplateManifest } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
-import { DRAFT_FILE_MODE } from './disk.ts'
-import type { TemplateDraft } from './draft.ts'
+import { DRAFT_FILE_MODE, openSized } from './disk.ts'
 import { TemplateError } from './errors.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages, isZeroChunk, ZERO_CHUNK_PAGE_HASHES } from './hashing.ts'
-import { countChunks, partSpans } from './layout.ts'
+import { countChunks, type DraftFiles, partSpans } from './layout.ts'
 
 /**
- * A draft that is filled chunk by chunk. Nothing reaches the disk before it
- * hashes to what the manifest says, so whatever an earlier, interrupted fetch
- * left in the draft's files is taken up by hashing it: there is no record of
- * progress that could be wrong.
+ * A template's files while they are filled chunk by chunk. Nothing reaches the
+ * disk before it hashes to what the manifest says, so whatever is there already,
+ * from an earlier, interrupted fetch or of a template that is to be repaired, is
+ * taken up by hashing it: there is no record of progress that could be wrong.
  */
 export class IncomingTemplate implements AsyncDisposable {
   readonly manifest: TemplateManifest
   /** Chunks that are still to come. */
   readonly missing: Set<number>
-  readonly #draft: TemplateDraft
   readonly #content: TemplateContent
   readonly #pageHashes: FileHandle
 
   private constructor(
-    draft: TemplateDraft,
     manifest: TemplateManifest,
     opened: { content: TemplateContent; pageHashes: FileHandle; missing: Set<number> },
   ) {
-    this.#draft = draft
     this.manifest = manifest
     this.#content = opened.content
     this.#pageHashes = opened.pageHashes
@@ -39,18 +35,20 @@ export class IncomingTemplate implements AsyncDisposable {
    *   begins as a reflink of it, and shares with it on disk what both hold
    */
   static async open(
-    draft: TemplateDraft,
+    files: DraftFiles,
     manifest: TemplateManifest,
     { baseRamPath, signal }: { baseRamPath: string | null; signal: AbortSignal },
   ): Promise<IncomingTemplate> {
-    const isNew = (await stat(draft.files.ram).catch(() => null)) === null
-    const isReflinked = isNew && baseRamPath !== null && (await reflink(baseRamPath, draft.files.ram))
+    const isNew = (await stat(files.ram).catch(() => null)) === null
+    const isReflinked = isNew && baseRamPath !== null && (await reflink(baseRamPath, files.ram))
     await using opening = new AsyncDisposableStack()
-    const content = opening.use(await TemplateContent.openDraft(draft.files, partSpans(manifest)))
-    const pageHashes = opening.use(await open(draft.files.pageHashes, 'w+', DRAFT_FILE_MODE))
+    const content = opening.use(await TemplateContent.openDraft(files, partSpans(manifest)))
+    const pageHashes = opening.use(
+      await openSized(files.pageHashes, manifest.chunkHashes.length * CHUNK_HASHES_BYTES),
+    )
     const all = Array.from({ length: countChunks(manifest) }, (_, chunk) => chunk)
     const opened = { content, pageHashes, missing: new Set(all) }
-    const incoming = new IncomingTemplate(draft, manifest, opened)
+    const incoming = new IncomingTemplate(manifest, opened)
     if (isNew && !isReflinked) await incoming.#keepHoles()
     else await incoming.#takeUp(all, signal)
     opening.move()
@@ -89,19 +87,12 @@ export class IncomingTemplate implements AsyncDisposable {
     return this.#content.readPage(page, into)
   }
 
-  /**
-   * Puts the template into the store, without a name.
-   *
-   * @throws TemplateError TEMPLATE_INCOMPLETE
-   */
-  async seal(options: { signal: AbortSignal }): Promise<TemplateRecord> {
-    if (this.missing.size > 0) {
-      throw new TemplateError('TEMPLATE_INCOMPLETE', 'not all of the template has come', {
-        details: { chunks: this.missing.size },
-      })
-    }
-    await this[Symbol.asyncDispose]()
-    return this.#draft.sealAs(this.manifest, null, options)
+  /** @throws TemplateError TEMPLATE_INCOMPLETE */
+  requireComplete(): void {
+    if (this.missing.size === 0) return
+    throw new TemplateError('TEMPLATE_INCOMPLETE', 'not all of the template has come', {
+      details: { chunks: this.missing.size },
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -19,6 +19,7 @@ export type { DraftFiles, TemplateFiles } from './layout.ts'
 export { checkMachine, decodeManifest, encodeManifest, templateId } from './manifest.ts'
 export { TEMPLATE_PROTOCOL } from './protocol.ts'
 export { readTemplateState } from './read-state.ts'
+export { type RepairTemplateRequest, repairTemplate } from './repair.ts'
 export { serveTemplate } from './serve.ts'
 export type { FetchProgress } from './shared-fetches.ts'
 export {

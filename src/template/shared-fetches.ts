@@ -13,7 +13,11 @@ export interface FetchedBytes {
   /** Payload and framing, over all channels of the fetch. */
   bytesReceived: number
   bytesSent: number
+  /** Peers that sent something that was kept. */
+  from: readonly string[]
 }
+
+export const NOTHING_FETCHED: FetchedBytes = { bytesReceived: 0, bytesSent: 0, from: [] }
 
 export type StartFetch = (
   signal: AbortSignal,
@@ -52,11 +56,16 @@ export class SharedFetches {
       if (running === undefined) return this.#wait(this.#start(id, start), wait)
       try {
         await this.#wait(running, wait)
-        return { bytesReceived: 0, bytesSent: 0 }
+        return NOTHING_FETCHED
       } catch {
         // Our turn, unless we or the whole node gave up.
       }
     }
+  }
+
+  /** Whether a fetch of this template is under way. */
+  has(id: TemplateId): boolean {
+    return this.#runs.has(id)
   }
 
   /** Ends every fetch, and waits until their drafts are gone. */

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { resolve as absolutePath, join } from 'node:path'
 import type { Level } from 'level'
 import {
@@ -7,9 +7,10 @@ import {
   type TemplateManifest,
   type TemplateRecord,
 } from '../domain/template.ts'
-import { requireFreeBytes, syncPath } from './disk.ts'
+import { directoryBytes, requireFreeBytes, sealFile, syncPath } from './disk.ts'
 import { type PlaceDraft, TemplateDraft } from './draft.ts'
 import { TemplateError } from './errors.ts'
+import { chooseForRemoval } from './gc.ts'
 import { draftFiles, sealedFiles, type TemplateFiles } from './layout.ts'
 import { loadTemplate } from './load.ts'
 import { decodeManifest, templateId } from './manifest.ts'
@@ -239,6 +240,69 @@ export class TemplateStore {
   }
 
   /**
+   * Writes a template's manifest anew, should its file be damaged.
+   *
+   * @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED
+   */
+  async rewriteManifest(id: TemplateId): Promise<void> {
+    const { manifestBytes } = this.#entry(id)
+    const { manifest: path } = this.files(id)
+    const present = await readFile(path).catch(() => null)
+    if (present?.equals(manifestBytes)) return
+    await writeFile(`${path}.new`, manifestBytes)
+    await sealFile(`${path}.new`)
+    await rename(`${path}.new`, path)
+    await syncPath(this.#path(id))
+  }
+
+  /** Remembers that a VM starts or arrives on it: what is used stays longest when there is no room for all. */
+  async used(id: TemplateId): Promise<void> {
+    const entry = this.#entries.get(id)
+    if (entry === undefined) return
+    entry.usedAtMs = Date.now()
+    await this.#index.put(id, indexEntry(entry))
+  }
+
+  /**
+   * Removes what interrupted fetches left, and with a limit as many templates as it takes for the others to fit, the
+   * least useful first, never one in use.
+   *
+   * @param options.limitBytes - null: no template is removed
+   * @param options.isElsewhere - whether another node is known to have a template
+   * @returns what was removed, and how much the templates take that stay
+   */
+  async gc(options: { limitBytes: number | null; isElsewhere: (id: TemplateId) => boolean }): Promise<{
+    removed: { record: TemplateRecord; bytes: number }[]
+    keptBytes: number
+    partialBytes: number
+  }> {
+    const partialBytes = await this.#removePartial()
+    const candidates = await Promise.all(
+      this.list().map(async ({ id }) => ({
+        id,
+        bytes: await directoryBytes(this.#path(id)),
+        usedAtMs: this.#entry(id).usedAtMs,
+        isElsewhere: options.isElsewhere(id),
+        isInUse: this.#inUseBy(id).length > 0,
+      })),
+    )
+    const removed: { record: TemplateRecord; bytes: number }[] = []
+    const limitBytes = options.limitBytes ?? Number.POSITIVE_INFINITY
+    for (const id of chooseForRemoval(candidates, limitBytes)) {
+      const record = this.get(id)
+      try {
+        await this.remove(id)
+        removed.push({ record, bytes: candidates.find((candidate) => candidate.id === id)!.bytes })
+      } catch (error) {
+        // A VM has started on it meanwhile.
+        if (!(error instanceof TemplateError)) throw error
+      }
+    }
+    const total = candidates.reduce((sum, { bytes }) => sum + bytes, 0)
+    return { removed, keptBytes: removed.reduce((sum, { bytes }) => sum - bytes, total), partialBytes }
+  }
+
+  /**
    * Removes a template with all of its names. Transfers under way still end well: they hold the files open.
    *
    * @param ref - as for `resolve`; a damaged template too
@@ -284,7 +348,9 @@ export class TemplateStore {
       await rename(draft.dir, this.#path(id))
       await syncPath(this.dir)
       const manifest = decodeManifest(manifestBytes)
-      const entry: Entry = { names: damaged?.names ?? [], createdAtMs: Date.now(), manifest, manifestBytes }
+      const nowMs = Date.now()
+      const times = { createdAtMs: nowMs, usedAtMs: nowMs }
+      const entry: Entry = { names: damaged?.names ?? [], ...times, manifest, manifestBytes }
       this.#entries.set(id, entry)
       this.#damaged.delete(id)
       await this.#addName(id, entry, name)
@@ -297,7 +363,9 @@ export class TemplateStore {
     const names = indexed?.names ?? []
     try {
       const { sealedAtMs, ...loaded } = await loadTemplate(this.#path(id), id)
-      this.#entries.set(id, { ...loaded, names, createdAtMs: indexed?.createdAtMs ?? sealedAtMs })
+      const createdAtMs = indexed?.createdAtMs ?? sealedAtMs
+      const usedAtMs = indexed?.usedAtMs ?? createdAtMs
+      this.#entries.set(id, { ...loaded, names, createdAtMs, usedAtMs })
     } catch (error) {
       if (!(error instanceof TemplateError)) throw error
       this.#damaged.set(id, { id, names, error })
@@ -307,8 +375,19 @@ export class TemplateStore {
   /** Index first, then memory: a name that can be seen is on disk. */
   async #addName(id: TemplateId, entry: Entry, name: string | null): Promise<void> {
     const names = name === null || entry.names.includes(name) ? entry.names : [...entry.names, name]
-    await this.#index.put(id, { names, createdAtMs: entry.createdAtMs })
+    await this.#index.put(id, indexEntry({ ...entry, names }))
     entry.names = names
+  }
+
+  /** @returns how much the remains of interrupted fetches took */
+  async #removePartial(): Promise<number> {
+    let bytes = 0
+    for (const name of await readdir(this.dir)) {
+      if (!name.startsWith(FETCH_PREFIX) || this.fetches.has(name.slice(FETCH_PREFIX.length))) continue
+      bytes += await directoryBytes(join(this.dir, name))
+      await rm(join(this.dir, name), { recursive: true, force: true })
+    }
+    return bytes
   }
 
   async #isOldFetch(name: string): Promise<boolean> {
@@ -348,6 +427,10 @@ export class TemplateStore {
     this.#turn = result.catch(() => {})
     return result
   }
+}
+
+function indexEntry({ names, createdAtMs, usedAtMs }: IndexEntry): IndexEntry {
+  return { names, createdAtMs, usedAtMs }
 }
 
 function toRecord(id: TemplateId, { names, manifest, createdAtMs }: Entry): TemplateRecord {

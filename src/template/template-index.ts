@@ -7,6 +7,7 @@ import { NAME_PATTERN } from '../domain/text.ts'
 const indexEntry = z.object({
   names: z.array(z.string().regex(NAME_PATTERN)),
   createdAtMs: z.number().min(0),
+  usedAtMs: z.number().min(0),
 })
 
 export type IndexEntry = z.infer<typeof indexEntry>

@@ -74,9 +74,9 @@ export function registerTemplate(program: Command, action: Action): void {
         out.result(
           await client.operation<TemplateProgress, PullTemplateReply>(request, showProgress(out)),
           (pulled) =>
-            pulled.from === null
+            pulled.from.length === 0
               ? `${pulled.id} is here already`
-              : `${pulled.id}  ${formatBytes(pulled.bytesReceived)} received`,
+              : `${pulled.id}  ${formatBytes(pulled.bytesReceived)} received from ${pulled.from.length === 1 ? 'one node' : `${pulled.from.length} nodes`}`,
         )
       }),
     )
