@@ -1,4 +1,4 @@
-import { open, statfs } from 'node:fs/promises'
+import { chmod, constants, copyFile, open, statfs } from 'node:fs/promises'
 import { TemplateError } from './errors.ts'
 
 /** Permissions of files that are still written to. */
@@ -31,3 +31,30 @@ export async function sealFile(path: string): Promise<void> {
   await file.chmod(SEALED_FILE_MODE)
   await file.sync()
 }
+
+/**
+ * Copies a file by sharing its blocks: nothing is read, and each side has its
+ * own from where it is changed on.
+ *
+ * @returns false when the file system has no reflinks; no file is left then
+ */
+export async function reflink(from: string, to: string): Promise<boolean> {
+  try {
+    await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE)
+  } catch (error) {
+    if (NO_REFLINKS.has((error as NodeJS.ErrnoException).code)) return false
+    throw error
+  }
+  await chmod(to, DRAFT_FILE_MODE)
+  return true
+}
+
+/** What FICLONE fails with where there are none (ioctl_ficlone(2)); libuv gives ENOTSUP for what it knows to be none. */
+const NO_REFLINKS: ReadonlySet<string | undefined> = new Set([
+  'ENOTSUP',
+  'EOPNOTSUPP',
+  'ENOTTY',
+  'EINVAL',
+  'ENOSYS',
+  'EXDEV',
+])

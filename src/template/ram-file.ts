@@ -38,13 +38,31 @@ export async function* readChunks(
 }
 
 async function readChunk(file: FileHandle, chunk: number, buffer: Buffer): Promise<Buffer> {
-  let filled = 0
-  while (filled < CHUNK_BYTES) {
-    const { bytesRead } = await file.read(buffer, filled, CHUNK_BYTES - filled, chunk * CHUNK_BYTES + filled)
-    if (bytesRead === 0) throw new TemplateError('TEMPLATE_DAMAGED', `RAM file ends in chunk ${chunk}`)
+  await readFully(file, buffer, chunk * CHUNK_BYTES)
+  return buffer
+}
+
+/**
+ * Fills a buffer from a file.
+ *
+ * @throws TemplateError TEMPLATE_DAMAGED when the file ends early
+ */
+export async function readFully(file: FileHandle, into: Uint8Array, position: number): Promise<void> {
+  for (let filled = 0; filled < into.length; ) {
+    const { bytesRead } = await file.read(into, filled, into.length - filled, position + filled)
+    if (bytesRead === 0) {
+      throw new TemplateError('TEMPLATE_DAMAGED', `a file ends at byte ${position + filled}, too early`)
+    }
     filled += bytesRead
   }
-  return buffer
+}
+
+/** Writes all of a buffer, holes or not. */
+export async function writeFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let written = 0; written < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, written, bytes.length - written, position + written)
+    written += bytesWritten
+  }
 }
 
 /**
@@ -54,10 +72,7 @@ async function readChunk(file: FileHandle, chunk: number, buffer: Buffer): Promi
  */
 export async function writeSparse(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
   for (const { start, end } of dataRuns(bytes)) {
-    for (let at = start; at < end; ) {
-      const { bytesWritten } = await file.write(bytes, at, end - at, position + at)
-      at += bytesWritten
-    }
+    await writeFully(file, bytes.subarray(start, end), position + start)
   }
 }
 
