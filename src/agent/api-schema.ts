@@ -61,6 +61,10 @@ export const createTemplateSchema = z.strictObject({
 })
 export type CreateTemplateRequest = z.infer<typeof createTemplateSchema>
 
+/** Seals a running VM as a template. */
+export const sealVmSchema = z.strictObject({ name, vm: reference })
+export type SealVmRequest = z.infer<typeof sealVmSchema>
+
 export const pullTemplateSchema = z.strictObject({ from: reference.nullable(), name: name.nullable() })
 export type PullTemplateRequest = z.infer<typeof pullTemplateSchema>
 
@@ -191,6 +195,14 @@ export interface TemplateProgress {
   stage: string
   done: number | null
   total: number | null
+}
+export interface SealVmReply extends TemplateReply {
+  /** The template that the VM is a clone of. */
+  parent: TemplateId
+  /** How long the VM stood still; 0 when its user had paused it. */
+  blackoutMs: number
+  /** Pages that differ from the parent's. */
+  changedPages: number
 }
 export interface PullTemplateReply extends TemplateReply {
   /** Peer ids of those who sent it; none when it was here already. */

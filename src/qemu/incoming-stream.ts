@@ -7,9 +7,8 @@ import {
   encodeEnd,
   encodePages,
   encodeZeroPages,
+  isDeviceState,
   isPageOffset,
-  STREAM_HEADER_BYTES,
-  STREAM_MAGIC,
   type StreamBlock,
 } from './stream-format.ts'
 
@@ -97,7 +96,7 @@ export class IncomingStream {
    */
   async finish(deviceState: Uint8Array, wait: Wait = {}): Promise<void> {
     this.#expect('pages')
-    if (deviceState.length <= STREAM_HEADER_BYTES || STREAM_MAGIC.compare(deviceState, 0, 4) !== 0) {
+    if (!isDeviceState(deviceState)) {
       throw new QemuError('INCOMING_MISUSED', 'not a device state', {
         details: { bytes: deviceState.length },
       })

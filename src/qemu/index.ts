@@ -4,16 +4,18 @@
  *
  * - what a binary can do on this machine: `probeQemu`
  * - start it, drive it, find it again, end it: `QemuLaunch`, `QemuProcess`, `QmpClient`
- * - may a VM be moved, and what does its template hold beside RAM: `preflight`, `readStateFile`
+ * - may a VM be moved or become a template, and what does its template hold beside RAM: `preflight`,
+ *   `captureBlockers`, `readStateFile`, `deriveStateFile`
  * - write a VM into a QEMU that waits for one: `IncomingStream`, `advanceKvmclock`
  * - images and processes it may be given: `readDiskFormat`, `isRunning`
  */
+export { deriveStateFile } from './derived-state.ts'
 export { readDiskFormat } from './disk-image.ts'
 export { QEMU_ERRORS, QemuError } from './errors.ts'
 export { IncomingStream } from './incoming-stream.ts'
 export { advanceKvmclock } from './kvmclock.ts'
 export { type DiskFormat, MAX_ROOT_PORTS, type QemuLaunch, qemuArguments } from './launch.ts'
-export { preflight } from './preflight.ts'
+export { captureBlockers, preflight } from './preflight.ts'
 export { probeQemu, type QemuBinary } from './probe.ts'
 export { QemuProcess } from './process.ts'
 export { isRunning, readProcessIdentity } from './process-identity.ts'

@@ -34,9 +34,7 @@ export function ramBlockReason(name: string): string | null {
 }
 
 /**
- * Whether the VM can be moved at all: its run state, QEMU's own blockers (saving the device
- * state does not check them), memory outside of the main RAM block, devices of
- * the host.
+ * Whether the VM can be moved at all.
  *
  * @throws QemuError NOT_MOVABLE (details: reasons)
  */
@@ -44,6 +42,22 @@ export async function preflight(
   process: QemuProcess,
   { signal }: { signal?: AbortSignal | undefined } = {},
 ): Promise<void> {
+  const reasons = await captureBlockers(process, { signal })
+  if (reasons.length === 0) return
+  throw new QemuError('NOT_MOVABLE', `the VM can't be moved: ${reasons.join('; ')}`, { details: { reasons } })
+}
+
+/**
+ * Why main RAM, the template's ROMs and the saved device state would not be all
+ * of the VM: its run state, QEMU's own blockers (saving the device state does
+ * not check them), memory outside of the main RAM block, devices of the host.
+ *
+ * @returns empty when nothing stands in the way
+ */
+export async function captureBlockers(
+  process: QemuProcess,
+  { signal }: { signal?: AbortSignal | undefined } = {},
+): Promise<string[]> {
   const { qmp } = process
   const [{ status }, migration, ramBlocks, named, unnamed] = await Promise.all([
     qmp.execute('query-status', undefined, { signal }),
@@ -53,7 +67,7 @@ export async function preflight(
     qmp.execute('qom-list', { path: '/machine/peripheral-anon' }, { signal }),
   ])
   const names = ramBlockNames(ramBlocks['human-readable-text'])
-  const reasons = [
+  return [
     ...(MOVABLE_RUN_STATES.has(status) ? [] : [`the guest is ${status}`]),
     ...(migration['blocked-reasons'] ?? []),
     ...(names.includes(RAM_BLOCK) ? [] : [`no RAM block ${RAM_BLOCK}`]),
@@ -62,9 +76,4 @@ export async function preflight(
       .filter(({ type }) => HOST_DEVICE.test(type))
       .map(({ name, type }) => `device ${name} (${type.slice('child<'.length, -1)}) is bound to this node`),
   ]
-  if (reasons.length > 0) {
-    throw new QemuError('NOT_MOVABLE', `the VM can't be moved: ${reasons.join('; ')}`, {
-      details: { reasons },
-    })
-  }
 }

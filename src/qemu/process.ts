@@ -212,20 +212,25 @@ export class QemuProcess {
   }
 
   /**
-   * Device state of the paused VM, for `IncomingStream.finish`. Gives up the
-   * disks, so that the destination may open them; `resume` takes them back.
+   * Device state of the paused VM, for `IncomingStream.finish` and
+   * `deriveStateFile`.
    *
+   * @param options.releaseDisks - gives up the disks, so that a destination may open them; `resume` takes them
+   *   back. False where the VM stays here.
    * @throws QemuError QEMU_DISK_NOT_RELEASED
    */
-  async saveDeviceState({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<Buffer> {
+  async saveDeviceState({
+    releaseDisks = true,
+    ...wait
+  }: Wait & { releaseDisks?: boolean } = {}): Promise<Buffer> {
     const filename = this.#paths.deviceState
     try {
-      await this.qmp.execute('xen-save-devices-state', { filename, live: true }, { signal })
+      await this.qmp.execute('xen-save-devices-state', { filename, live: releaseDisks }, wait)
       // From 10.0 on a disk that could not be given up is no error of that command.
       const nodes =
-        this.qmp.version.major < 10
+        !releaseDisks || this.qmp.version.major < 10
           ? []
-          : await this.qmp.execute('query-named-block-nodes', { flat: true }, { signal })
+          : await this.qmp.execute('query-named-block-nodes', { flat: true }, wait)
       const kept = nodes.filter(({ active }) => active === true).map((node) => node['node-name'] ?? node.drv)
       if (kept.length > 0) {
         throw new QemuError('QEMU_DISK_NOT_RELEASED', `QEMU holds on to ${kept.join(', ')}`, {

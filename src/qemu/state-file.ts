@@ -26,6 +26,8 @@ export interface StateFile {
   machineType: string
   /** In the file's order. Main RAM is listed and has no pages: they are in the template's RAM file. */
   blocks: StateBlock[]
+  /** Where the last section of RAM ends and the first device begins. */
+  ramEndBytes: number
 }
 
 /** Blocks of a q35: main RAM, two firmware ROMs, three tables of ACPI; each device with a ROM adds one. */
@@ -59,7 +61,8 @@ export function readStateFile(bytes: Uint8Array): StateFile {
     readRecords(reader, blocks, capabilities.has('x-ignore-shared'))
     if (reader.u8() !== SECTION.footer || reader.be32() !== sectionId)
       reader.fail('RAM section without its footer')
-    if (type === SECTION.end) return { machineType, blocks: [...blocks.values()] }
+    if (type === SECTION.end)
+      return { machineType, blocks: [...blocks.values()], ramEndBytes: reader.position }
     type = reader.u8()
     if (type === SECTION.command) {
       if (reader.be32() !== SWITCHOVER_START) reader.fail('an unknown command within RAM')
@@ -147,6 +150,10 @@ class Reader {
 
   constructor(bytes: Uint8Array) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+
+  get position(): number {
+    return this.#position
   }
 
   fail(reason: string): never {

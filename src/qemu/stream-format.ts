@@ -119,7 +119,17 @@ export function encodeZeroPages(blockName: string, offsetsBytes: readonly number
 
 /** Everything after the last page. `deviceState`: a file of xen-save-devices-state, which has a header of its own. */
 export function encodeEnd(deviceState: Uint8Array): Uint8Array[] {
-  return [END_OF_RAM, deviceState.subarray(STREAM_HEADER_BYTES), NO_DESCRIPTION]
+  return [END_OF_RAM, ...encodeDevices(deviceState)]
+}
+
+/** Everything after RAM: all devices, and no description of them. */
+export function encodeDevices(deviceState: Uint8Array): Uint8Array[] {
+  return [deviceState.subarray(STREAM_HEADER_BYTES), NO_DESCRIPTION]
+}
+
+/** Whether bytes begin as a file of xen-save-devices-state does, and hold more than its header. */
+export function isDeviceState(bytes: Uint8Array): boolean {
+  return bytes.length > STREAM_HEADER_BYTES && STREAM_MAGIC.compare(bytes, 0, STREAM_MAGIC.length) === 0
 }
 
 /** "QEVM" and the version. */

@@ -2,7 +2,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
 import { pageRuns } from './chunk-pages.ts'
 import { openSized } from './disk.ts'
-import { TemplateError } from './errors.ts'
+import { readFully, writeFully } from './file-bytes.ts'
 import type { DraftFiles, PartSpan, TemplateFiles } from './layout.ts'
 
 /** A chunk and what it holds. `bytes` is CHUNK_BYTES long and valid until the next one is asked for. */
@@ -133,10 +133,8 @@ export class TemplateContent implements AsyncDisposable {
     }
     for (const run of pageRuns(changed)) {
       const end = Math.min(run.end * PAGE_BYTES, sizeBytes - start)
-      for (let at = run.first * PAGE_BYTES; at < end; ) {
-        const { bytesWritten } = await file.write(bytes, at, end - at, start + at)
-        at += bytesWritten
-      }
+      const at = run.first * PAGE_BYTES
+      await writeFully(file, bytes.subarray(at, end), start + at)
     }
   }
 
@@ -153,16 +151,11 @@ export class TemplateContent implements AsyncDisposable {
     { first, end }: { first: number; end: number },
     into: Buffer,
   ): Promise<void> {
-    const { part, file, firstChunk, sizeBytes } = this.#part(chunk)
+    const { file, firstChunk, sizeBytes } = this.#part(chunk)
     const position = (chunk - firstChunk) * CHUNK_BYTES + first * PAGE_BYTES
     const wanted = (end - first) * PAGE_BYTES
     const there = Math.max(0, Math.min(wanted, sizeBytes - position))
-    for (let at = 0; at < there; ) {
-      const { bytesRead } = await file.read(into, at, there - at, position + at)
-      if (bytesRead === 0)
-        throw new TemplateError('TEMPLATE_DAMAGED', `the ${part} file ends in chunk ${chunk}`)
-      at += bytesRead
-    }
+    await readFully(file, into.subarray(0, there), position)
     into.fill(0, there, wanted)
   }
 

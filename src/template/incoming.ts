@@ -1,8 +1,8 @@
-import { chmod, constants, copyFile, type FileHandle, stat } from 'node:fs/promises'
+import { type FileHandle, stat } from 'node:fs/promises'
 import type { PageIndex } from '../domain/page.ts'
 import type { TemplateManifest } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
-import { DRAFT_FILE_MODE, openSized } from './disk.ts'
+import { openSized, reflink } from './disk.ts'
 import { TemplateError } from './errors.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages, isZeroChunk, ZERO_CHUNK_PAGE_HASHES } from './hashing.ts'
 import { countChunks, type DraftFiles, partSpans } from './layout.ts'
@@ -118,15 +118,4 @@ export class IncomingTemplate implements AsyncDisposable {
     await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
     this.missing.delete(chunk)
   }
-}
-
-/** @returns false where the file system has no reflinks */
-async function reflink(from: string, to: string): Promise<boolean> {
-  try {
-    await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE)
-  } catch {
-    return false
-  }
-  await chmod(to, DRAFT_FILE_MODE)
-  return true
 }

@@ -1,7 +1,8 @@
 /**
  * Templates by content: what one is (manifest, hashes), where this node keeps
  * them (store, draft), and how one comes into being here: booted and sealed
- * (create), or taken from a peer (fetch), who serves it (serve).
+ * (create), made of another one (derive), or taken from a peer (fetch), who
+ * serves it (serve).
  */
 export {
   type CreateStep,
@@ -10,6 +11,7 @@ export {
   type TemplateBoot,
   type TemplateBootRequest,
 } from './create.ts'
+export { DerivedTemplate, type DeriveOptions } from './derive.ts'
 export type { TemplateDraft } from './draft.ts'
 export { TEMPLATE_ERRORS, TemplateError } from './errors.ts'
 export { type FetchTemplateRequest, type FetchTemplateResult, fetchTemplate } from './fetch.ts'

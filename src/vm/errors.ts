@@ -10,6 +10,7 @@ export const VM_ERRORS = {
   NO_FREE_SLOT: 'refused',
   NOT_ENOUGH_MEMORY: 'refused',
   TEMPLATE_NOT_RUNNABLE: 'refused',
+  TEMPLATE_NOT_DERIVABLE: 'refused',
   OVERLAY_FAILED: 'failed',
   VM_RUNNING: 'refused',
   VM_STOPPED: 'refused',

@@ -16,6 +16,8 @@ export { stopReason } from './refusals.ts'
 // Moves: a VM on its way out, a VM on its way in.
 export type { ReserveRequest } from './reserve.ts'
 export type { RunRequest } from './run.ts'
+// A running VM becomes a template.
+export type { SealOptions, SealResult, SealStep } from './seal.ts'
 // The room itself.
 export { VmService, type VmServiceComponents, type VmServiceInit } from './service.ts'
 export type { VmView } from './view.ts'

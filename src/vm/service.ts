@@ -10,6 +10,7 @@ import { Node, type NodeComponents, type NodeInit } from './node.ts'
 import { endOrphans, removeStaleRunDirs } from './orphans.ts'
 import { type ReserveRequest, reserveVm } from './reserve.ts'
 import { type RunRequest, runVm } from './run.ts'
+import { type SealOptions, type SealResult, sealVm } from './seal.ts'
 import { type VmView, viewVm } from './view.ts'
 import type { Vm } from './vm.ts'
 
@@ -34,7 +35,8 @@ export class VmService {
   readonly #node: Node
   readonly #binary: QemuBinary | null
   readonly #powerDownTimeoutMs: number
-  readonly #runs = new Set<Promise<VmRecord>>()
+  /** Runs and seals in progress. */
+  readonly #tasks = new Set<Promise<unknown>>()
   readonly #arrivals = new Set<ArrivingVm>()
   readonly #stopping = new AbortController()
 
@@ -65,10 +67,10 @@ export class VmService {
     await directories.recover(new Set(found.map(({ spec }) => spec.id)))
   }
 
-  /** Ends runs and arrivals in progress, and lets go of the VMs, which run on. */
+  /** Ends runs, seals and arrivals in progress, and lets go of the VMs, which run on. */
   async stop(): Promise<void> {
     this.#stopping.abort(new VmError('VM_BUSY', 'the agent is stopping'))
-    await Promise.allSettled([...this.#runs, ...[...this.#arrivals].map((arrival) => arrival.discard())])
+    await Promise.allSettled([...this.#tasks, ...[...this.#arrivals].map((arrival) => arrival.discard())])
     await Promise.all(this.#node.roster.vms().map((vm) => vm.release()))
   }
 
@@ -82,13 +84,22 @@ export class VmService {
   async run(request: RunRequest, { signal }: { signal: AbortSignal }): Promise<VmRecord> {
     const either = AbortSignal.any([signal, this.#stopping.signal])
     either.throwIfAborted()
-    const running = runVm(this.#node, this.#requireBinary(), request, either)
-    this.#runs.add(running)
-    try {
-      return await running
-    } finally {
-      this.#runs.delete(running)
-    }
+    return this.#tracked(runVm(this.#node, this.#requireBinary(), request, either))
+  }
+
+  /**
+   * Makes a template of a VM, which runs on. A failure or an abort leaves
+   * nothing of it. The VM may be paused and stopped meanwhile, not moved.
+   *
+   * @param name - of the VM
+   * @param templateName - label of the new template
+   * @throws VmError VM_NOT_FOUND, and as `sealVm`
+   */
+  async seal(name: string, templateName: string, options: SealOptions): Promise<SealResult> {
+    const signal = AbortSignal.any([options.signal, this.#stopping.signal])
+    signal.throwIfAborted()
+    const vm = this.#node.roster.find(name)
+    return this.#tracked(sealVm(this.#node, vm, templateName, { ...options, signal }))
   }
 
   /** Oldest first. */
@@ -184,6 +195,16 @@ export class VmService {
     })
     this.#arrivals.add(arrival)
     return arrival
+  }
+
+  /** `stop` waits for it. */
+  async #tracked<T>(task: Promise<T>): Promise<T> {
+    this.#tasks.add(task)
+    try {
+      return await task
+    } finally {
+      this.#tasks.delete(task)
+    }
   }
 
   #departing(vm: Vm, migrationId: MigrationId): DepartingVm {

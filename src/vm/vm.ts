@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { doubtOf, type MigrationId, type PeerIdText, type VmRecord, type VmState } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
+import { notDerivable } from './derivable.ts'
 import { endProcess } from './end-process.ts'
 import type { VM_ERRORS, VmError } from './errors.ts'
 import type { VmEvent, VmEventListener } from './events.ts'
@@ -16,6 +17,7 @@ import {
   stopReason,
   vmError,
 } from './refusals.ts'
+import type { SealLoan } from './seal-loan.ts'
 import { Turns } from './turns.ts'
 import type { VmDirectories } from './vm-directory.ts'
 
@@ -58,6 +60,8 @@ export class Vm {
   #ended: Promise<void> = Promise.resolve()
   /** This object no longer speaks for the VM: it left, was removed, or came back as another one. */
   #retired = false
+  /** A template is being made of it: no move may begin. */
+  #isLentToSeal = false
 
   constructor(components: VmComponents, init: { record: VmRecord; runDir: string }) {
     this.#components = components
@@ -229,6 +233,7 @@ export class Vm {
   depart(migrationId: MigrationId): Promise<void> {
     return this.#turns.run(async () => {
       const { state } = this.#commandable()
+      this.#requireNotLent()
       if (this.#record.spec.hasDisk) {
         throw this.#error(
           'VM_DISK_NOT_MOVABLE',
@@ -237,6 +242,30 @@ export class Vm {
       }
       await this.#save({ kind: 'departing', process: state.process, paused: state.paused, migrationId })
       this.#emit({ kind: 'vm-departing', migrationId })
+    })
+  }
+
+  /**
+   * Lends the VM to whoever makes a template of it, until disposed. Meanwhile no
+   * move may begin, and no second template be made: two would forget each other's
+   * dirty pages. Its user may command and stop it as ever.
+   *
+   * @throws VmError VM_STOPPED, VM_BUSY, VM_IN_DOUBT, VM_UNREACHABLE
+   */
+  lendToSeal(): Promise<SealLoan> {
+    return this.#turns.run(async () => {
+      const { process } = this.#commandable()
+      this.#requireNotLent()
+      this.#isLentToSeal = true
+      return {
+        record: this.#record,
+        process,
+        holdStill: (look) => this.#turns.run(() => this.#holdStill(look)),
+        requireRunning: () => this.#turns.run(async () => void this.#commandable()),
+        [Symbol.dispose]: () => {
+          this.#isLentToSeal = false
+        },
+      }
     })
   }
 
@@ -301,6 +330,24 @@ export class Vm {
       const state = requireRunning(this.#record)
       if (!state.paused) await this.#requireGoingOn(state)
     })
+  }
+
+  async #holdStill<T>(
+    look: (process: QemuProcess) => Promise<T>,
+  ): Promise<{ result: T; blackoutMs: number }> {
+    const { state, process } = this.#commandable()
+    if (state.paused) return { result: await look(process), blackoutMs: 0 }
+    const status = await process.status()
+    if (status !== 'running') throw notDerivable(this.#record, [`the guest is ${status}`])
+    const startedMs = performance.now()
+    let result: T
+    try {
+      await process.pause()
+      result = await look(process)
+    } finally {
+      await this.#letRun(state)
+    }
+    return { result, blackoutMs: performance.now() - startedMs }
   }
 
   async #requireGoingOn(state: StateOf<'running'>, signal?: AbortSignal): Promise<void> {
@@ -410,6 +457,11 @@ export class Vm {
     const state = requireRunning(this.#record)
     if (this.#process !== null) return { state, process: this.#process }
     throw this.#error('VM_UNREACHABLE', 'has a QEMU that does not answer: `drover vm stop --force` ends it')
+  }
+
+  #requireNotLent(): void {
+    if (!this.#isLentToSeal) return
+    throw this.#error('VM_BUSY', 'is being sealed as a template: wait for that')
   }
 
   #requireDoubtOf(migrationId: MigrationId): void {

@@ -20,6 +20,17 @@ test.each([
     ['template', 'create', 'x', '--kernel', 'k', '--memory', '64M', '--ready', '('],
     'regular',
   ],
+  ['a template of nothing', ['template', 'create', 'x', '--kernel', 'k', '--memory', '64M'], '--ready'],
+  [
+    'a template of a VM and of a kernel',
+    ['template', 'create', 'x', '--from-vm', 'web', '--kernel', 'k'],
+    '--kernel',
+  ],
+  [
+    'a template of a VM with other memory',
+    ['template', 'create', '--from-vm', 'web', 'x', '--memory', '64M'],
+    '--memory',
+  ],
   ['a bad choice', ['migration', 'resolve', 'ID', '--owner', 'me'], 'source, destination'],
   ['a bad setting of the agent', ['agent', '--name', '../x'], 'node name'],
 ])('%s is a usage error: exit code 2, and it says what', async (_what, args, said) => {

@@ -1,55 +1,22 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
-import { chmod, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { chmod, readdir, readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { PAGE_BYTES } from '../../src/domain/page.ts'
 import { GuestMemory, hashTracker, probeSoftDirty, softDirtyTracker } from '../../src/memory/index.ts'
-import { findGuestMapping } from '../../src/memory/mapping.ts'
+import { type BareMemory, startBareMemory } from '../support/bare-memory.ts'
 
-const QEMU = process.env.DROVER_TEST_QEMU ?? 'qemu-system-x86_64'
 const PAGES = 4096
 const MEMORY_BYTES = PAGES * PAGE_BYTES
 
-let dir: string
-let ramPath: string
-let template: Buffer
-let qemu: ChildProcess
+let bare: BareMemory
 
-/** A QEMU without a machine: nothing but the memory backend, so that only the test writes to it. */
 beforeAll(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'drover-memory-'))
-  ramPath = join(dir, 'ram')
-  template = randomBytes(MEMORY_BYTES)
-  await writeFile(ramPath, template)
-  const backend = `memory-backend-file,id=ram0,size=${MEMORY_BYTES},mem-path=${ramPath},share=off`
-  qemu = spawn(QEMU, ['-S', '-machine', 'none', '-nodefaults', '-display', 'none', '-object', backend], {
-    stdio: 'inherit',
-  })
-  await once(qemu, 'spawn')
-  for (let tries = 0; tries < 200; tries++) {
-    if ((await readFile(`/proc/${qemu.pid}/maps`, 'utf8')).includes(ramPath)) return
-    await sleep(50)
-  }
-  throw new Error('QEMU did not map the file in 10 s')
+  bare = await startBareMemory(PAGES)
 })
+afterAll(() => bare?.[Symbol.asyncDispose]())
 
-afterAll(async () => {
-  qemu.kill('SIGKILL')
-  if (qemu.exitCode === null && qemu.signalCode === null) await once(qemu, 'exit')
-  await rm(dir, { recursive: true })
-})
-
-const openMemory = () => GuestMemory.open({ pid: qemu.pid!, ramPath, memoryBytes: MEMORY_BYTES })
-
-async function writeGuest(page: number, content: Uint8Array): Promise<void> {
-  const { addressBytes } = await findGuestMapping(qemu.pid!, ramPath, MEMORY_BYTES)
-  await using mem = await open(`/proc/${qemu.pid}/mem`, 'r+')
-  await mem.write(content, 0, content.length, addressBytes + page * PAGE_BYTES)
-}
+const openMemory = () => bare.open()
+const writeGuest = (page: number, content: Uint8Array) => bare.write(page, content)
 
 test('pages become private one by one as they are written, and the template stays as it is', async () => {
   await using memory = await openMemory()
@@ -60,11 +27,12 @@ test('pages become private one by one as they are written, and the template stay
   const scan = await memory.scan()
   expect([...scan.private]).toEqual(written)
   expect(scan.counts.private + scan.counts.shared + scan.counts.untouched).toBe(PAGES)
-  expect((await readFile(ramPath)).equals(template)).toBe(true)
+  expect((await readFile(bare.ramPath)).equals(bare.template)).toBe(true)
 })
 
 test('a run across private and shared pages reads as the guest sees it', async () => {
   await using memory = await openMemory()
+  const { template } = bare
   const content = randomBytes(PAGE_BYTES)
   await writeGuest(2000, content)
   const buffer = Buffer.alloc(3 * PAGE_BYTES)
@@ -121,7 +89,7 @@ async function childPids(): Promise<string[]> {
 
 test('memory that is not there has an error that says so', async () => {
   const open = (vm: { pid: number; ramPath: string; memoryBytes: number }) => GuestMemory.open(vm)
-  const pid = qemu.pid!
+  const { pid, ramPath } = bare
   const otherFile = new URL(import.meta.url).pathname
   await expect(open({ pid, ramPath: otherFile, memoryBytes: MEMORY_BYTES })).rejects.toMatchObject({
     code: 'MEMORY_MAPPING_NOT_FOUND',
@@ -136,7 +104,7 @@ test('memory that is not there has an error that says so', async () => {
 
 test('another user may not look in, and is told the remedy', async ({ skip }) => {
   skip(process.getuid?.() !== 0, 'only root can act as another user')
-  await chmod(dir, 0o755)
+  await chmod(bare.dir, 0o755)
   process.seteuid!(65534)
   try {
     await expect(openMemory()).rejects.toMatchObject({
@@ -150,9 +118,7 @@ test('another user may not look in, and is told the remedy', async ({ skip }) =>
 
 test('a process that ends while it is read', async () => {
   await using memory = await openMemory()
-  const exit = once(qemu, 'exit')
-  qemu.kill('SIGKILL')
-  await exit
+  await bare.kill()
   await expect(memory.scan()).rejects.toMatchObject({ code: 'MEMORY_PROCESS_GONE' })
   expect(() => memory.read({ first: 0, end: 1 }, Buffer.alloc(PAGE_BYTES))).toThrow(
     expect.objectContaining({ code: 'MEMORY_PROCESS_GONE' }),

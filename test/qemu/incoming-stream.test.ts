@@ -88,8 +88,10 @@ test('what it writes, it can read: the stream is a state file', async () => {
   await stream.writeZeroPages('ram0', [8192])
   await stream.finish(DEVICE_STATE)
   await stream.loaded()
-  expect(readStateFile(await received)).toEqual({
+  const bytes = await received
+  expect(readStateFile(bytes)).toEqual({
     machineType: 'pc-q35-7.2',
+    ramEndBytes: bytes.indexOf(DEVICE_STATE.subarray(8)),
     blocks: [
       { ...BLOCKS[0], pages: [{ offsetBytes: 8192, content: null }] },
       { ...BLOCKS[1], pages: [{ offsetBytes: 4096, content: pattern(7) }] },

@@ -63,6 +63,7 @@ test('machine type, blocks and their pages', () => {
   const bytes = Buffer.concat(good)
   expect(readStateFile(bytes)).toEqual({
     machineType: MACHINE,
+    ramEndBytes: bytes.length - DEVICES.length,
     blocks: [
       { name: 'ram0', usedBytes: 0x20000000, pages: [] },
       { name: 'pc.rom', usedBytes: 0x1000, pages: [{ offsetBytes: 0, content: Buffer.alloc(4096, 0xf4) }] },

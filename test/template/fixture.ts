@@ -31,8 +31,9 @@ export class TestNode implements AsyncDisposable {
     this.dir = dir
   }
 
-  static async start(): Promise<TestNode> {
-    const node = new TestNode(await mkdtemp(join(tmpdir(), 'drover-template-')))
+  /** @param parent - directory to make its own in */
+  static async start(parent = tmpdir()): Promise<TestNode> {
+    const node = new TestNode(await mkdtemp(join(parent, 'drover-template-')))
     await node.#open()
     return node
   }

@@ -53,6 +53,10 @@ test('clones write to overlays of their own, the template stays as it is, and no
   expect(disk.toString('utf8', 0, 15)).toBe('of the template')
 
   await expect(node.vms.depart('a', 'a-move')).rejects.toMatchObject({ code: 'VM_DISK_NOT_MOVABLE' })
+  await expect(node.vms.seal('a', 'derived', options)).rejects.toMatchObject({
+    code: 'TEMPLATE_NOT_DERIVABLE',
+    details: { reasons: [expect.stringContaining('disk')] },
+  })
   expect(node.vms.get('a').state.kind).toBe('running')
 
   // A committed VM's disk is kept over restarts, a stopped VM's too; rm is what removes it.

@@ -1,10 +1,13 @@
 import type { FastifyInstance } from 'fastify'
 import type { TemplateRecord } from '../../domain/template.ts'
 import { type CreateStep, createTemplate, type VerifyProgress } from '../../template/index.ts'
+import type { SealStep } from '../../vm/index.ts'
 import {
   createTemplateSchema,
   type PullTemplateReply,
   pullTemplateSchema,
+  type SealVmReply,
+  sealVmSchema,
   type TemplateProgress,
   type TemplateReply,
   type VerifyReply,
@@ -16,6 +19,12 @@ import { pullTemplate } from '../pull-template.ts'
 import { templateBoot } from '../template-boot.ts'
 import { checked, streamReply } from './request.ts'
 
+const SEAL_STAGES: Readonly<Record<SealStep, string>> = {
+  template: 'copying its template',
+  rounds: 'copying what the VM changed',
+  hashes: 'sealing its memory',
+}
+
 const CREATE_STAGES: Readonly<Record<CreateStep, string>> = {
   copy: 'copying the files',
   boot: 'booting the guest',
@@ -26,7 +35,7 @@ type TemplateParams = { Params: { template: string } }
 
 /**
  * GET and POST /templates, GET and DELETE /templates/T, POST /templates/T/pull,
- * POST /templates/verify. Creating, pulling and verifying answer with NDJSON.
+ * POST /templates/{from-vm,verify}. What is posted is answered with NDJSON.
  */
 export function templateRoutes(server: FastifyInstance, parts: AgentParts): void {
   const { templates } = parts
@@ -57,6 +66,24 @@ export function templateRoutes(server: FastifyInstance, parts: AgentParts): void
       })
       parts.events.publish({ kind: 'template-created', id: record.id, name: wanted.name })
       return templateReply(record, parts)
+    })
+  })
+
+  server.post('/templates/from-vm', (request, reply) => {
+    const { name, vm } = checked(sealVmSchema, request.body)
+    const { vms } = hypervisorOf(parts)
+    return streamReply<TemplateProgress, SealVmReply>(reply, async (progress, signal) => {
+      const { record, parent, blackoutMs, changedPages } = await vms.seal(vm, name, {
+        signal,
+        onProgress: (step, bytes) =>
+          progress({
+            stage: SEAL_STAGES[step],
+            done: bytes?.bytesDone ?? null,
+            total: bytes?.bytesTotal ?? null,
+          }),
+      })
+      parts.events.publish({ kind: 'template-created', id: record.id, name, parent, vm, blackoutMs })
+      return { ...templateReply(record, parts), parent, blackoutMs, changedPages }
     })
   })
 

@@ -1,34 +1,52 @@
 import { resolve } from 'node:path'
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type {
   CreateTemplateRequest,
   PullTemplateReply,
   PullTemplateRequest,
+  SealVmReply,
+  SealVmRequest,
   TemplateProgress,
   TemplateReply,
   VerifyReply,
 } from '../../agent/api-schema.ts'
+import { PAGE_BYTES } from '../../domain/page.ts'
 import { apiPath } from '../client.ts'
+import { CliError } from '../errors.ts'
 import { EXIT_CODES } from '../exit-code.ts'
 import { examples } from '../help.ts'
 import { count, pattern, positive, size } from '../options.ts'
 import type { Output } from '../output.ts'
 import type { Action } from '../session.ts'
 import { renderFacts, renderTable } from '../table.ts'
-import { formatBytes, formatTime, shortId } from '../units.ts'
+import { formatBytes, formatMs, formatTime, shortId } from '../units.ts'
 
 /** A distribution's kernel under TCG on a small node is ready within this. */
 const DEFAULT_READY_TIMEOUT_S = 300
 
+/** All that a booted template is described by: a VM brings its own. */
+const BOOT_OPTIONS = [
+  'kernel',
+  'initrd',
+  'append',
+  'disk',
+  'memory',
+  'cpus',
+  'machine',
+  'ready',
+  'readyTimeout',
+] satisfies (keyof CreateOptions)[]
+
 interface CreateOptions {
-  kernel: string
+  fromVm?: string
+  kernel?: string
   initrd?: string
   append: string
   disk?: string
-  memory: number
+  memory?: number
   cpus: number
   machine?: string
-  ready: string
+  ready?: string
   readyTimeout: number
 }
 
@@ -119,7 +137,8 @@ function registerCreate(template: Command, action: Action): void {
     .command('create')
     .argument('<name>', 'what to call it on this node')
     .description(
-      'Boot a guest, wait until its serial console matches, seal its memory; prints the template id.',
+      'Boot a guest, wait until its serial console matches, seal its memory; prints the template id. ' +
+        'Or seal a VM of this node that runs already: it stands still for some milliseconds and runs on.',
     )
     .addHelpText(
       'before',
@@ -129,41 +148,74 @@ function registerCreate(template: Command, action: Action): void {
           '',
         ],
         ['    --memory 512M --ready "login:"', ''],
+        ['drover template create warm --from-vm web-1', 'web-1 as it is now'],
       ),
     )
-    .requiredOption('--kernel <file>', 'kernel to boot')
+    .option('--kernel <file>', 'kernel to boot')
     .option('--initrd <file>', 'its initial RAM disk')
     .option('--append <text>', 'kernel command line', 'console=ttyS0')
     .option('--disk <file>', 'disk image under the overlays of the clones')
-    .requiredOption('--memory <size>', 'memory of the guest, in whole MiB', size)
+    .option('--memory <size>', 'memory of the guest, in whole MiB', size)
     .option('--cpus <n>', 'CPUs of the guest', count, 1)
     .option(
       '--machine <type>',
       'versioned machine type, such as pc-q35-7.2 (default: the newest of this QEMU)',
     )
-    .requiredOption('--ready <regex>', 'what the serial console says when the guest is ready', pattern)
+    .option('--ready <regex>', 'what the serial console says when the guest is ready', pattern)
     .option('--ready-timeout <seconds>', 'how long it may take', positive, DEFAULT_READY_TIMEOUT_S)
+    .addOption(
+      new Option(
+        '--from-vm <vm>',
+        'seal this VM instead of booting one; without NICs and disk of its own',
+      ).conflicts(BOOT_OPTIONS),
+    )
     .action(
       action(async ({ client, out }, options: CreateOptions, name: string) => {
-        const body: CreateTemplateRequest = {
-          name,
-          kernelPath: resolve(options.kernel),
-          initrdPath: options.initrd === undefined ? null : resolve(options.initrd),
-          diskPath: options.disk === undefined ? null : resolve(options.disk),
-          kernelCommandLine: options.append,
-          memoryBytes: options.memory,
-          cpus: options.cpus,
-          machineType: options.machine ?? null,
-          readyPattern: options.ready,
-          readyTimeoutMs: Math.ceil(options.readyTimeout * 1000),
+        if (options.fromVm !== undefined) {
+          const body: SealVmRequest = { name, vm: options.fromVm }
+          const request = { method: 'POST', path: '/templates/from-vm', body } as const
+          const sealed = await client.operation<TemplateProgress, SealVmReply>(request, showProgress(out))
+          out.result(sealed, ({ id }) => id)
+          if (!out.json) out.note(sealedNote(sealed))
+          return
         }
-        const request = { method: 'POST', path: '/templates', body } as const
+        const request = { method: 'POST', path: '/templates', body: bootRequest(name, options) } as const
         out.result(
           await client.operation<TemplateProgress, TemplateReply>(request, showProgress(out)),
           ({ id }) => id,
         )
       }),
     )
+}
+
+function bootRequest(name: string, options: CreateOptions): CreateTemplateRequest {
+  const { kernel, memory, ready } = options
+  if (kernel === undefined || memory === undefined || ready === undefined) {
+    const missing = Object.entries({ '--kernel': kernel, '--memory': memory, '--ready': ready })
+      .filter(([, value]) => value === undefined)
+      .map(([option]) => option)
+    throw new CliError(
+      'USAGE',
+      `missing ${missing.join(', ')}: give all of --kernel, --memory and --ready, or --from-vm`,
+    )
+  }
+  return {
+    name,
+    kernelPath: resolve(kernel),
+    initrdPath: options.initrd === undefined ? null : resolve(options.initrd),
+    diskPath: options.disk === undefined ? null : resolve(options.disk),
+    kernelCommandLine: options.append,
+    memoryBytes: memory,
+    cpus: options.cpus,
+    machineType: options.machine ?? null,
+    readyPattern: ready,
+    readyTimeoutMs: Math.ceil(options.readyTimeout * 1000),
+  }
+}
+
+function sealedNote({ changedPages, blackoutMs }: SealVmReply): string {
+  const own = formatBytes(changedPages * PAGE_BYTES)
+  return `${own} differ from its parent; the VM stood still for ${formatMs(blackoutMs)}`
 }
 
 function showProgress(out: Output): (progress: TemplateProgress) => void {
