@@ -16,7 +16,7 @@ import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import type { Accelerator, TemplateId } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
-import type { NicSpec, PageCounts, VmId } from '../domain/vm.ts'
+import type { NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
 
 export const NDJSON = 'application/x-ndjson'
 
@@ -201,7 +201,6 @@ export interface VerifyReply {
   ok: boolean
 }
 
-export type VmStateName = 'running' | 'paused' | 'departing' | 'in-doubt' | 'stopped'
 export interface VmReply {
   name: string
   id: VmId
