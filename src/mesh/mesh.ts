@@ -1,68 +1,21 @@
 import { EventEmitter } from 'node:events'
-import type { Libp2p, PeerInfo, PrivateKey } from '@libp2p/interface'
-import { multiaddr } from '@multiformats/multiaddr'
-import type { Level } from 'level'
-import type { NodeFacts, NodeInventory, NodeView } from '../domain/node.ts'
+import type { NodeInventory, NodeView } from '../domain/node.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
-import { type DialableAddress, dialableAddress, dialableAddresses, isLoopback } from './address.ts'
-import { Announcements, meshNowMs } from './announcements.ts'
-import { Channels, type HandlerLimits } from './channels.ts'
-import { Directory, type NodeEvent } from './directory.ts'
+import type { HandlerLimits } from './channels.ts'
+import type { NodeEvent } from './directory.ts'
 import { MeshError } from './errors.ts'
-import { nextIncarnation } from './incarnation.ts'
 import { fetchInventory, INVENTORY_PROTOCOL, INVENTORY_TIMEOUT_MS } from './inventory.ts'
-import { decodeJoinToken, encodeJoinToken } from './join-token.ts'
-import { loadIdentity, loadMeshKey } from './key-files.ts'
-import type { MeshLog } from './log.ts'
-import { mdnsTag } from './mdns-tag.ts'
-import { MemberBook } from './member-book.ts'
-import { type MemberEvent, Membership, type MemberView } from './membership.ts'
-import { createNode, type MeshNode, type NodeInit } from './node.ts'
-import { type Provider, ProviderRecords } from './provider-records.ts'
-
-export interface MeshComponents {
-  /** Members are kept in its sublevel `members`, what announcing needs in `announcer`. */
-  db: Level<string, unknown>
-  log: MeshLog
-  /** What this node says of itself; read some times a minute. Without it: that it is there. */
-  facts?: () => NodeFacts | Promise<NodeFacts>
-  /** All that it holds, for those who ask. */
-  inventory?: () => NodeInventory
-}
-
-export interface MeshInit {
-  /** What this node calls itself; others may not share it. */
-  name: string
-  /** Multiaddrs such as `/ip4/0.0.0.0/tcp/0`. */
-  listen: readonly string[]
-  /** The identity and the mesh key are kept here. */
-  dataDir: string
-  /** Which mesh to join at the first start, and where; later it may be left out. */
-  joinToken?: string
-  /** Multiaddrs with peer ids that are dialled for as long as this node runs. */
-  bootstrap?: readonly string[]
-  /** Whether nodes of this mesh find each other in a LAN; never where only loopback is listened on. Default true. */
-  mdns?: boolean
-  /** How often a node of a small mesh announces itself; default BEAT_MS. */
-  beatMs?: number
-}
-
-const NO_FACTS: NodeFacts = { memory: null, load: 0, cpus: 1, qemu: null, templates: [], vms: [] }
-const NO_INVENTORY: NodeInventory = { templates: [], vms: [] }
-
-/** What there is only between start and stop. */
-interface Running {
-  node: Libp2p
-  meshKey: Uint8Array
-  book: MemberBook
-  membership: Membership
-  channels: Channels
-  directory: Directory
-  announcements: Announcements
-  records: ProviderRecords
-  parts: AsyncDisposableStack
-}
+import { encodeJoinToken } from './join-token.ts'
+import type { MemberEvent, Membership, MemberView } from './membership.ts'
+import {
+  type MeshComponents,
+  type MeshEvents,
+  type MeshInit,
+  type MeshParts,
+  NO_INVENTORY,
+  startParts,
+} from './mesh-parts.ts'
 
 /**
  * This node among the others: an identity, a key that all of a mesh share,
@@ -74,8 +27,8 @@ export class Mesh implements AsyncDisposable {
   readonly #components: MeshComponents
   readonly #init: MeshInit
   readonly #handlers = new Map<string, { handler: ChannelHandler; limits: HandlerLimits }>()
-  readonly #events = new EventEmitter<{ member: [MemberEvent]; directory: [NodeEvent] }>()
-  #running: Running | null = null
+  readonly #events: MeshEvents = new EventEmitter()
+  #running: MeshParts | null = null
 
   constructor(components: MeshComponents, init: MeshInit) {
     this.name = init.name
@@ -86,82 +39,23 @@ export class Mesh implements AsyncDisposable {
   /**
    * Resolves when this node listens; members are dialled in the background.
    *
-   * @throws MeshError TOKEN_MALFORMED, MESH_ALREADY_JOINED, KEY_FILE_DAMAGED, LISTEN_FAILED
+   * @throws MeshError TOKEN_MALFORMED, MESH_ALREADY_JOINED, KEY_FILE_DAMAGED, BOOTSTRAP_INVALID, LISTEN_FAILED
    */
   async start(): Promise<void> {
     if (this.#running !== null) return
-    const { listen, dataDir, joinToken } = this.#init
-    const { db, log } = this.#components
-    const bootstrap = (this.#init.bootstrap ?? []).map(bootstrapAddress)
-    const token = joinToken === undefined ? null : decodeJoinToken(joinToken)
-    const meshKey = await loadMeshKey(dataDir, token?.meshKey ?? null)
-    const identity = await loadIdentity(dataDir)
-    const isFound = (this.#init.mdns ?? true) && listen.some(isReachable)
-    const node = await openNode(identity, {
-      meshKey,
-      listen,
-      ...(isFound ? { mdnsTag: mdnsTag(meshKey) } : {}),
-    })
-    const book = new MemberBook({ db }, { self: { peerId: node.peerId.toString(), name: this.name } })
-    await book.load()
-    const channels = new Channels({ log })
-    const directory = new Directory({ selfId: node.peerId.toString() })
-    const membership = new Membership(
-      {
-        node,
-        book,
-        channels,
-        directory,
-        log,
-        onEvent: (event) => this.#events.emit('member', event),
-        onHello: (peerId) => announcements.onHello(peerId),
-      },
-      { name: this.name },
-    )
-    const records = new ProviderRecords({ dht: node.services.dht, log })
-    const announcements = await this.#announcements({
-      node,
-      identity,
-      directory,
-      channels,
-      membership,
-      records,
-    })
-
-    await using starting = new AsyncDisposableStack()
-    const stopped = new MeshError('MESH_NOT_RUNNING', 'this node stops')
-    starting.defer(() => node.stop())
-    starting.defer(() => channels.stop())
-    starting.defer(() => membership.stop(stopped))
-    starting.defer(() => records.stop(stopped))
-    starting.defer(() => announcements.stop(stopped))
-    await membership.prepare()
-    await announcements.prepare()
-    for (const [protocol, { handler, limits }] of this.#handlers) {
-      await channels.serve(node, protocol, handler, limits)
+    const serve: Parameters<typeof startParts>[0]['serve'] = async ({ node, channels }) => {
+      for (const [protocol, { handler, limits }] of this.#handlers) {
+        await channels.serve(node, protocol, handler, limits)
+      }
     }
-    node.services.mdns?.addEventListener('peer', ({ detail }) => suggestFound(membership, detail))
-    await startListening(node, listen)
-    await announcements.start()
-    membership.start(token?.addresses ?? [], bootstrap)
-    this.#running = {
-      node,
-      meshKey,
-      book,
-      membership,
-      channels,
-      directory,
-      announcements,
-      records,
-      parts: starting.move(),
-    }
+    this.#running = await startParts({ ...this.#components, events: this.#events, serve }, this.#init)
   }
 
   /** Says farewell, resets every channel, then closes the connections. */
   async stop(): Promise<void> {
     const running = this.#running
     this.#running = null
-    await running?.parts.disposeAsync()
+    await running?.[Symbol.asyncDispose]()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -269,7 +163,7 @@ export class Mesh implements AsyncDisposable {
     const found = (await records.find(id, signal)).filter(({ peerId }) => peerId !== this.peerId)
     for (const { peerId, addresses } of found) membership.suggest(peerId, addresses)
     return nearestFirst(
-      found.map(({ peerId }: Provider) => peerId),
+      found.map(({ peerId }) => peerId),
       membership,
     )
   }
@@ -292,71 +186,10 @@ export class Mesh implements AsyncDisposable {
     return () => this.#events.off('directory', listener)
   }
 
-  async #announcements(parts: {
-    node: MeshNode
-    identity: PrivateKey
-    directory: Directory
-    channels: Channels
-    membership: Membership
-    records: ProviderRecords
-  }): Promise<Announcements> {
-    const { node, identity, directory, channels, membership, records } = parts
-    const { db, log, facts = () => NO_FACTS, inventory = () => NO_INVENTORY } = this.#components
-    const { beatMs } = this.#init
-    return new Announcements(
-      {
-        node,
-        privateKey: identity,
-        directory,
-        channels,
-        dialer: membership.dialer,
-        facts,
-        inventory,
-        log,
-        onEvent: (event) => this.#events.emit('directory', event),
-        onAnnounced: ({ templates }) => records.set(templates),
-      },
-      {
-        name: this.name,
-        incarnation: await nextIncarnation(db, meshNowMs()),
-        addresses: () => membership.addresses(),
-        ...(beatMs === undefined ? {} : { beatMs }),
-      },
-    )
-  }
-
-  get #started(): Running {
+  get #started(): MeshParts {
     if (this.#running === null) throw new MeshError('MESH_NOT_RUNNING', 'the mesh is not running')
     return this.#running
   }
-}
-
-async function openNode(identity: PrivateKey, init: NodeInit): Promise<MeshNode> {
-  try {
-    return await createNode(identity, init)
-  } catch (cause) {
-    throw listenFailed(init.listen, cause)
-  }
-}
-
-/** Whether others than this machine's own processes can get there; what is no address is for libp2p to refuse. */
-function isReachable(address: string): boolean {
-  try {
-    return !isLoopback(multiaddr(address))
-  } catch {
-    return false
-  }
-}
-
-function bootstrapAddress(text: string): DialableAddress {
-  const address = dialableAddress(text)
-  if (address !== null) return address
-  throw new MeshError('BOOTSTRAP_INVALID', `not an address to dial: ${text}`, { details: { address: text } })
-}
-
-function suggestFound(membership: Membership, { id, multiaddrs }: PeerInfo): void {
-  const peerId = id.toString()
-  membership.suggest(peerId, dialableAddresses(multiaddrs.map(String), peerId))
 }
 
 /** Who isn't connected, or was not measured yet, comes last, in the order given. */
@@ -369,19 +202,4 @@ function nearestFirst(peerIds: readonly string[], membership: Membership): strin
   return ranked
     .sort((a, b) => (a.distance === b.distance ? 0 : a.distance - b.distance))
     .map(({ peerId }) => peerId)
-}
-
-async function startListening(node: Libp2p, listen: readonly string[]): Promise<void> {
-  try {
-    await node.start()
-  } catch (cause) {
-    throw listenFailed(listen, cause)
-  }
-}
-
-function listenFailed(listen: readonly string[], cause: unknown): MeshError {
-  return new MeshError('LISTEN_FAILED', `can't listen on ${listen.join(', ')}: is the port in use?`, {
-    cause,
-    details: { listen },
-  })
 }

@@ -38,6 +38,8 @@ export interface TemplateStoreInit {
   dir: string
   /** Names of the VMs that need a template, those that are just being started or moved included. */
   inUseBy: (id: TemplateId) => readonly string[]
+  /** Told after a template came or went, however that happened. */
+  onChange?: () => void
 }
 
 /** A template whose files are not what they should be: neither cloned nor sent, kept for a person to look at. */
@@ -70,6 +72,7 @@ export class TemplateStore {
   readonly fetches = new SharedFetches()
   readonly #index: TemplateIndex
   readonly #inUseBy: (id: TemplateId) => readonly string[]
+  readonly #onChange: () => void
   readonly #entries = new Map<TemplateId, Entry>()
   readonly #damaged = new Map<TemplateId, DamagedTemplate>()
   readonly #reservedNames = new Set<string>()
@@ -80,6 +83,7 @@ export class TemplateStore {
     this.#index = new TemplateIndex(components.db)
     this.dir = absolutePath(init.dir)
     this.#inUseBy = init.inUseBy
+    this.#onChange = init.onChange ?? (() => undefined)
   }
 
   /** Removes what a crash left half-made, and checks that each template has its files, by size. */
@@ -222,6 +226,7 @@ export class TemplateStore {
         throw error
       })
       this.#damaged.delete(id)
+      this.#onChange()
       await this.#index.delete(id)
       await rm(removed, { recursive: true, force: true })
     })
@@ -245,6 +250,7 @@ export class TemplateStore {
       const entry: Entry = { names: damaged?.names ?? [], createdAtMs: Date.now(), manifest, manifestBytes }
       this.#entries.set(id, entry)
       this.#damaged.delete(id)
+      this.#onChange()
       await this.#addName(id, entry, name)
       if (leftover !== null) await rm(leftover, { recursive: true, force: true })
       return toRecord(id, entry)
