@@ -74,7 +74,7 @@ export function meshNowMs(): number {
  *     a hello of a peer of whom something was missed   ->  its directory is asked for
  *
  * What a join costs: the joining node asks one or two of those that it greets
- * and gets each announcement once, some 800 bytes per node of the mesh; each
+ * and gets each announcement once, some 600 bytes per node of the mesh; each
  * member that it greets asks it back, 8 bytes for each node that it knows, and
  * gets the one announcement that it lacks. So N nodes that start at the same
  * moment exchange N² small requests, one on each connection, beside the

@@ -9,7 +9,7 @@ import { type MessageCodec, messageCodec } from './message.ts'
  */
 
 export const ANNOUNCEMENT_VERSION = 1
-/** With its envelope. Some 800 bytes for a node with five templates and five VMs; the rest is for busy ones. */
+/** With its envelope. Some 600 bytes for a node with five templates and five VMs; the rest is for busy ones. */
 export const MAX_ANNOUNCEMENT_BYTES = 8 * 1024
 /** 2 KiB of digests; more go into the filter. */
 export const MAX_ANNOUNCED_TEMPLATES = 64
