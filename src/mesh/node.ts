@@ -5,11 +5,13 @@ import { type Identify, identify } from '@libp2p/identify'
 import type { Libp2p, PeerDiscovery, PrivateKey } from '@libp2p/interface'
 import { type KadDHT, kadDHT } from '@libp2p/kad-dht'
 import { mdns } from '@libp2p/mdns'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { createLibp2p } from 'libp2p'
 import { isDialable } from './address.ts'
 import { gossip } from './gossip.ts'
+import { PeerDatastore } from './peer-datastore.ts'
 
 /** Six round trips and some: what a dial may take in all. */
 export const DIAL_TIMEOUT_MS = 15_000
@@ -99,6 +101,7 @@ export async function createNode(
   return createLibp2p<MeshServices>({
     privateKey,
     start: false,
+    datastore: new PeerDatastore({ selfId: peerIdFromPrivateKey(privateKey).toString() }),
     addresses: { listen: [...listen] },
     transports: [tcp()],
     connectionEncrypters: [noise({ prologueBytes })],

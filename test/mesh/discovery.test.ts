@@ -53,6 +53,33 @@ test('a node whose directory is empty finds who announced a template', { timeout
   }
 })
 
+test('a member that sends provider records without end fills its own share', {
+  timeout: 60_000,
+}, async () => {
+  await using group = await startMesh(2)
+  const [n0, n1] = group.nodes
+  const flooding = await startRawPeer(n0!.token())
+  try {
+    await dialRaw(flooding, n0!, '/ipfs/ping/1.0.0')
+    await dialRaw(flooding, n1!, '/ipfs/ping/1.0.0')
+    const provide = async (index: number) => {
+      for await (const _ of flooding.services.dht.provide(CID.parse(templateNo(index)), { signal: soon() })) {
+        // Each event is a step of the walk.
+      }
+    }
+    await provide(0)
+    for (let index = 1; index < 1200; index += 50) {
+      await Promise.all(Array.from({ length: 50 }, (_, at) => provide(index + at)))
+    }
+  } finally {
+    await flooding.stop()
+  }
+  // It can't be asked itself any more: what is found is what others keep.
+  const providersOf = (index: number) => n1!.providersOf(templateNo(index), { signal: soon() })
+  expect(await providersOf(0)).toEqual([flooding.peerId.toString()])
+  expect(await providersOf(1199)).toEqual([])
+})
+
 test('providers are those that announced a template, the nearest connected one first', async () => {
   const many = Array.from({ length: 100 }, (_, index) => templateNo(index))
   const holds: Record<number, NodeFacts> = {
