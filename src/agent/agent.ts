@@ -13,6 +13,7 @@ import type { AgentConfig } from './config.ts'
 import { openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
+import { NodeFactsReader } from './node-facts.ts'
 import type { Hypervisor } from './parts.ts'
 import { connectedPeers } from './pull-template.ts'
 
@@ -27,6 +28,8 @@ export class Agent implements AsyncDisposable {
   readonly #config: AgentConfig
   readonly #log: Logger
   readonly #events = new EventHub()
+  /** Null until it runs: what happens before is in its first announcement. */
+  #mesh: Mesh | null = null
   #running = new AsyncDisposableStack()
 
   constructor(components: { log: Logger }, config: AgentConfig) {
@@ -50,7 +53,11 @@ export class Agent implements AsyncDisposable {
     const vms: { service: VmService | null } = { service: null }
     const templates = new TemplateStore(
       { db },
-      { dir: join(config.dataDir, 'templates'), inUseBy: (id) => vms.service?.namesUsing(id) ?? [] },
+      {
+        dir: join(config.dataDir, 'templates'),
+        inUseBy: (id) => vms.service?.namesUsing(id) ?? [],
+        onChange: () => this.#mesh?.announce(),
+      },
     )
     await templates.start()
     starting.defer(() => templates.stop())
@@ -59,7 +66,9 @@ export class Agent implements AsyncDisposable {
       vms.service = await this.#startVms(db, templates, binary)
       starting.defer(() => vms.service!.stop())
     }
-    const mesh = await this.#startMesh(db)
+    const facts = new NodeFactsReader({ templates, vms: vms.service, binary })
+    const mesh = await this.#startMesh(db, facts)
+    this.#mesh = mesh
     starting.defer(() => mesh.stop())
 
     let hypervisor: Hypervisor | null = null
@@ -118,20 +127,21 @@ export class Agent implements AsyncDisposable {
     const { dataDir, runDir, memoryLimitBytes } = this.#config
     await mkdir(runDir, { recursive: true, mode: 0o700 })
     const vms = new VmService(
-      { db, templates, binary, onEvent: (event) => this.#publish(event) },
+      { db, templates, binary, onEvent: (event) => this.#publishAndAnnounce(event) },
       { dataDir, runDir, memoryLimitBytes },
     )
     await vms.start()
     return vms
   }
 
-  async #startMesh(db: Database): Promise<Mesh> {
-    const { name, listen, dataDir, joinToken } = this.#config
+  async #startMesh(db: Database, facts: NodeFactsReader): Promise<Mesh> {
+    const { name, listen, dataDir, joinToken, bootstrap, mdns } = this.#config
     const mesh = new Mesh(
-      { db, log: this.#log },
-      { name, listen, dataDir, ...(joinToken === null ? {} : { joinToken }) },
+      { db, log: this.#log, facts: () => facts.read(), inventory: () => facts.inventory() },
+      { name, listen, dataDir, bootstrap, mdns, ...(joinToken === null ? {} : { joinToken }) },
     )
     mesh.onMember((event) => this.#publish(event))
+    mesh.onDirectory((event) => this.#publish(event))
     await mesh.start()
     return mesh
   }
@@ -155,6 +165,12 @@ export class Agent implements AsyncDisposable {
     })
     await migrations.start()
     return migrations
+  }
+
+  /** What happens to a VM, others choose by. */
+  #publishAndAnnounce(event: { kind: string }): void {
+    this.#publish(event)
+    this.#mesh?.announce()
   }
 
   #publish(event: { kind: string }): void {

@@ -13,10 +13,11 @@
 import { z } from 'zod'
 import type { ErrorBody, Outcome } from '../domain/errors.ts'
 import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
+import type { NodeMemory, NodeQemu, NodeVm } from '../domain/node.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import type { Accelerator, TemplateId } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
-import type { NicSpec, PageCounts, VmId } from '../domain/vm.ts'
+import type { NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
 
 export const NDJSON = 'application/x-ndjson'
 
@@ -168,6 +169,64 @@ export interface MemberReply {
   rttMs: number | null
   self: boolean
 }
+/** A node of the mesh by its own words: GET /mesh/directory. */
+export interface NodeReply {
+  peerId: string
+  name: string
+  addresses: readonly string[]
+  self: boolean
+  memory: NodeMemory | null
+  /** Load average of a minute, per CPU. */
+  load: number
+  cpus: number
+  qemu: NodeQemu | null
+  /** Ids; fewer than `templatesTotal` where there were too many to announce. */
+  templates: readonly TemplateId[]
+  templatesTotal: number
+  vms: readonly NodeVm[]
+  vmsTotal: number
+  /** Since it was heard of; null for this node. */
+  ageMs: number | null
+  /** Until it is forgotten, if it falls silent; null for this node. */
+  expiresInMs: number | null
+}
+
+interface NodeLabel {
+  peerId: string
+  name: string
+}
+
+/** GET /mesh/templates: which nodes hold a template. */
+export interface MeshTemplateReply {
+  id: TemplateId
+  /** Labels that any of the nodes gave it. */
+  names: string[]
+  /** Null: none of its nodes answered. */
+  memoryBytes: number | null
+  nodes: NodeLabel[]
+}
+export interface MeshTemplatesReply {
+  templates: MeshTemplateReply[]
+  /** Nodes that were asked for more than they announced, and didn't answer. */
+  unanswered: NodeLabel[]
+}
+
+/** GET /mesh/vms. */
+export interface MeshVmReply {
+  name: string
+  id: VmId
+  /** Name of its node. */
+  node: string
+  peerId: string
+  state: VmStateName
+  epoch: number
+  template: TemplateId
+}
+export interface MeshVmsReply {
+  vms: MeshVmReply[]
+  unanswered: NodeLabel[]
+}
+
 export interface PingReply {
   peerId: string
   name: string | null
@@ -214,7 +273,6 @@ export interface VerifyReply {
   ok: boolean
 }
 
-export type VmStateName = 'running' | 'paused' | 'departing' | 'in-doubt' | 'stopped'
 export interface VmReply {
   name: string
   id: VmId

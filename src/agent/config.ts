@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises'
+import { isIPv4, isIPv6 } from 'node:net'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
@@ -22,6 +23,12 @@ const sizeSchema = z.union([z.int().positive(), z.string()]).transform((value, c
   return z.NEVER
 })
 
+const MAX_BOOTSTRAP = 64
+
+const bootstrapAddress = z
+  .string()
+  .refine(isBootstrapAddress, 'an address to dial is /ip4/IP/tcp/PORT/p2p/PEER or /ip6/IP/tcp/PORT/p2p/PEER')
+
 /** The config file, and the flags over it: the same names mean the same. */
 const configSchema = z.strictObject({
   /** How other nodes call this one; default: the host's name. */
@@ -34,6 +41,10 @@ const configSchema = z.strictObject({
   listen: z.array(z.string().min(1)).min(1).optional(),
   /** Join token of a mesh; only read at the first start. */
   join: z.string().min(1).optional(),
+  /** Multiaddrs with peer ids: nodes that are dialled for as long as this one runs. */
+  bootstrap: z.array(bootstrapAddress).max(MAX_BOOTSTRAP).optional(),
+  /** Whether nodes of one mesh find each other in a LAN by multicast DNS; default true. */
+  mdns: z.boolean().optional(),
   /** What VMs and templates may take together: bytes or `8G`; default: what the machine has. */
   memoryLimitBytes: sizeSchema.optional(),
   /** QEMU binary, a path or a name in PATH. */
@@ -57,6 +68,8 @@ export interface AgentConfig {
   runDir: string
   listen: string[]
   joinToken: string | null
+  bootstrap: string[]
+  mdns: boolean
   memoryLimitBytes: number | null
   qemuPath: string
   accelerator: 'auto' | 'kvm' | 'tcg'
@@ -84,6 +97,8 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     runDir,
     listen: settings.listen ?? [DEFAULT_LISTEN],
     joinToken: settings.join ?? null,
+    bootstrap: settings.bootstrap ?? [],
+    mdns: settings.mdns ?? true,
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
     qemuPath: settings.qemu ?? DEFAULT_QEMU,
     accelerator: settings.accel ?? 'auto',
@@ -127,6 +142,12 @@ function checkSocketLength(socket: string, runDir: string): void {
       `${MAX_SOCKET_PATH_BYTES}: choose a --socket in a directory whose path is ${bytes - MAX_SOCKET_PATH_BYTES} shorter`,
     { details: { path: longest, pathBytes: bytes, maxBytes: MAX_SOCKET_PATH_BYTES } },
   )
+}
+
+function isBootstrapAddress(text: string): boolean {
+  const [, family, ip = '', port] =
+    /^\/(ip4|ip6)\/([^/]+)\/tcp\/([1-9]\d{0,4})\/p2p\/[1-9A-HJ-NP-Za-km-z]{32,64}$/.exec(text) ?? []
+  return (family === 'ip4' ? isIPv4(ip) : isIPv6(ip)) && Number(port) <= 65_535
 }
 
 /** The host's name without its domain, with what no name may hold left out. */

@@ -64,6 +64,14 @@ export type VmState =
   | ({ kind: 'in-doubt'; process: ProcessIdentity; paused: boolean } & Doubt)
   | { kind: 'stopped'; reason: string; doubt: Doubt | null }
 
+/** A VM's state as people and other nodes are told it. */
+export const VM_STATE_NAMES = ['running', 'paused', 'departing', 'in-doubt', 'stopped'] as const
+export type VmStateName = (typeof VM_STATE_NAMES)[number]
+
+export function vmStateName(state: VmState): VmStateName {
+  return state.kind === 'running' && state.paused ? 'paused' : state.kind
+}
+
 /** The doubt of a VM, if there is one: only the destination, or a person, ends it. */
 export function doubtOf(state: VmState): Doubt | null {
   if (state.kind === 'in-doubt') return { migrationId: state.migrationId, destination: state.destination }

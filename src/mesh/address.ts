@@ -21,12 +21,18 @@ export function dialableAddress(text: string, peerId?: string): DialableAddress 
   } catch {
     return null
   }
-  const [ip, tcp, p2p, ...rest] = address.getComponents()
-  if ((ip?.name !== 'ip4' && ip?.name !== 'ip6') || tcp?.name !== 'tcp' || tcp.value === '0') return null
-  if (rest.length > 0 || (p2p !== undefined && p2p.name !== 'p2p')) return null
-  const named = p2p?.value ?? peerId
+  if (!isDialable(address)) return null
+  const p2p = address.getComponents()[2]?.value
+  const named = p2p ?? peerId
   if (named === undefined || (peerId !== undefined && named !== peerId)) return null
   return { peerId: named, address: p2p === undefined ? address.encapsulate(`/p2p/${named}`) : address }
+}
+
+/** Whether an address has the form of those that this node may dial, with a peer id or without. */
+export function isDialable(address: Multiaddr): boolean {
+  const [ip, tcp, p2p, ...rest] = address.getComponents()
+  if ((ip?.name !== 'ip4' && ip?.name !== 'ip6') || tcp?.name !== 'tcp' || tcp.value === '0') return false
+  return rest.length === 0 && (p2p === undefined || p2p.name === 'p2p')
 }
 
 /** Of a list from outside, the addresses of one peer that can be dialled. */

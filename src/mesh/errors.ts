@@ -6,6 +6,7 @@ export const MESH_ERRORS = {
   PEER_UNREACHABLE: 'failed',
   PROTOCOL_UNSUPPORTED: 'refused',
   TOKEN_MALFORMED: 'usage',
+  BOOTSTRAP_INVALID: 'usage',
   MESH_ALREADY_JOINED: 'refused',
   MESH_NOT_RUNNING: 'failed',
   KEY_FILE_DAMAGED: 'failed',

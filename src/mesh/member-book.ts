@@ -52,20 +52,22 @@ export class MemberBook {
 
   /**
    * @param ref - a node's name or peer id
+   * @param announced - nodes that this one knows without having met them
    * @returns its peer id
    * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS
    */
-  resolve(ref: string): string {
-    if (ref === this.#self.peerId || this.#members.has(ref)) return ref
-    const named = [this.#self, ...this.#members.values()].filter(({ name }) => name === ref)
-    const [match, ...others] = named.map(({ peerId }) => peerId)
+  resolve(ref: string, announced: readonly { peerId: string; name: string }[]): string {
+    const known = [this.#self, ...this.#members.values(), ...announced]
+    if (known.some(({ peerId }) => peerId === ref)) return ref
+    const named = new Set(known.filter(({ name }) => name === ref).map(({ peerId }) => peerId))
+    const [match, ...others] = named
     if (match === undefined) {
       throw new MeshError('PEER_NOT_FOUND', `no node of this mesh is called ${ref}`, {
         details: { peer: ref },
       })
     }
     if (others.length > 0) {
-      throw new MeshError('PEER_AMBIGUOUS', `${named.length} nodes are called ${ref}: use the peer id`, {
+      throw new MeshError('PEER_AMBIGUOUS', `${named.size} nodes are called ${ref}: use the peer id`, {
         details: { peer: ref, peerIds: [match, ...others] },
       })
     }

@@ -7,6 +7,7 @@ import type { Hello } from '../wire/mesh-messages.ts'
 import { advertised, type DialableAddress, dialableAddresses } from './address.ts'
 import type { Channels } from './channels.ts'
 import { Dialer } from './dialer.ts'
+import type { Directory } from './directory.ts'
 import { encodeHello, exchangeHellos, HELLO_PROTOCOL, HELLO_TIMEOUT_MS } from './hello.ts'
 import type { MeshLog } from './log.ts'
 import type { MemberBook } from './member-book.ts'
@@ -55,8 +56,12 @@ export interface MembershipComponents {
   node: Libp2p
   book: MemberBook
   channels: Channels
+  /** Knows addresses of nodes that this one has not met. */
+  directory: Directory
   log: MeshLog
   onEvent: (event: MemberEvent) => void
+  /** After each hello of a peer that is connected. */
+  onHello: (peerId: string) => void
 }
 
 /**
@@ -70,10 +75,14 @@ export class Membership {
   readonly #book: MemberBook
   readonly #channels: Channels
   readonly #log: MeshLog
+  readonly #directory: Directory
   readonly #onEvent: (event: MemberEvent) => void
+  readonly #onHelloOf: (peerId: string) => void
   readonly #name: string
   readonly #redialer: Redialer
   readonly #tasks = new Tasks()
+  /** Where this node was told to look for somebody, for as long as it runs. */
+  readonly #bootstrap = new Map<string, Multiaddr[]>()
   /** Where others say that somebody is. */
   readonly #hints = new Map<string, Multiaddr[]>()
   /** Members whose connection has been reported. */
@@ -82,12 +91,15 @@ export class Membership {
   #newsRounds = 0
   #gossipDueAtMs = 0
 
-  constructor({ node, book, channels, log, onEvent }: MembershipComponents, init: { name: string }) {
+  constructor(components: MembershipComponents, init: { name: string }) {
+    const { node, book, channels } = components
     this.#node = node
     this.#book = book
     this.#channels = channels
-    this.#log = log
-    this.#onEvent = onEvent
+    this.#directory = components.directory
+    this.#log = components.log
+    this.#onEvent = components.onEvent
+    this.#onHelloOf = components.onHello
     this.#name = init.name
     this.dialer = new Dialer({ node, addressesOf: (peerId) => this.#addressesOf(peerId) })
     this.#redialer = new Redialer({
@@ -112,9 +124,17 @@ export class Membership {
     this.#node.addEventListener('peer:disconnect', ({ detail }) => this.#onDisconnect(detail.toString()))
   }
 
-  /** @param contacts - of a join token: dialled with the members that are known already */
-  start(contacts: readonly DialableAddress[]): void {
+  /**
+   * @param contacts - of a join token: dialled with the members that are known already
+   * @param bootstrap - nodes that are dialled again and again, whether they were ever met or not
+   */
+  start(contacts: readonly DialableAddress[], bootstrap: readonly DialableAddress[]): void {
     for (const { peerId, address } of contacts) this.#hint(peerId, [address], 0)
+    for (const { peerId, address } of bootstrap) {
+      if (peerId === this.#node.peerId.toString()) continue
+      this.#bootstrap.set(peerId, [...(this.#bootstrap.get(peerId) ?? []), address])
+      this.#redialer.keep(peerId)
+    }
     for (const { peerId } of this.#book.all()) this.#redialer.keep(peerId)
     this.#redialer.start()
     this.#every(NEWS_INTERVAL_MS, () => this.#gossipIfDue())
@@ -167,6 +187,16 @@ export class Membership {
     return rttMs
   }
 
+  /** The last round trip to a peer; null when there was none, or it is away. */
+  rttMs(peerId: string): number | null {
+    return this.#rttMs.get(peerId) ?? null
+  }
+
+  /** Somebody is said to be there, by the LAN or the provider table: dialled like whom a member names. */
+  suggest(peerId: string, addresses: readonly Multiaddr[]): void {
+    this.#hint(peerId, addresses, this.#node.peerId.toString() < peerId ? 0 : YIELD_MS)
+  }
+
   #greet(connection: Connection): void {
     const peer = connection.remotePeer.toString()
     this.#tasks.run(
@@ -193,6 +223,7 @@ export class Membership {
   async #onHello(peerId: string, { name, addresses, members }: Hello): Promise<void> {
     const own = dialableAddresses(addresses, peerId).map(String)
     const joined = await this.#book.introduce({ peerId, name, addresses: own })
+    this.#onHelloOf(peerId)
     if (joined === null) {
       this.#log.warn({ peer: peerId, name }, 'the mesh is full: a node was not taken as a member')
       return
@@ -206,8 +237,7 @@ export class Membership {
     }
     this.#onConnected(peerId, name)
     for (const member of members) {
-      const waitMs = this.#node.peerId.toString() < member.peerId ? 0 : YIELD_MS
-      this.#hint(member.peerId, dialableAddresses(member.addresses, member.peerId), waitMs)
+      this.suggest(member.peerId, dialableAddresses(member.addresses, member.peerId))
     }
   }
 
@@ -226,13 +256,18 @@ export class Membership {
     this.#onEvent({ kind: 'member-disconnected', peerId, name: this.#book.get(peerId)?.name ?? '' })
   }
 
-  /** A member's own words come first; others may know better where it is while it is away. */
+  /** A node's own words come first, the newest in front; others may know better where it is while it is away. */
   #addressesOf(peerId: string): Multiaddr[] {
-    const own = dialableAddresses(this.#book.get(peerId)?.addresses ?? [], peerId)
-    const hinted = (this.#hints.get(peerId) ?? []).filter(
-      (hint) => !own.some((address) => address.equals(hint)),
-    )
-    return [...own, ...hinted]
+    const own = [
+      ...(this.#directory.get(peerId)?.addresses ?? []),
+      ...(this.#book.get(peerId)?.addresses ?? []),
+    ]
+    const all = [
+      ...dialableAddresses(own, peerId),
+      ...(this.#bootstrap.get(peerId) ?? []),
+      ...(this.#hints.get(peerId) ?? []),
+    ]
+    return [...new Map(all.map((address) => [address.toString(), address])).values()]
   }
 
   #hint(peerId: string, addresses: readonly Multiaddr[], waitMs: number): void {

@@ -1,54 +1,34 @@
 import { EventEmitter } from 'node:events'
-import type { Libp2p } from '@libp2p/interface'
-import type { Level } from 'level'
+import type { NodeInventory, NodeView } from '../domain/node.ts'
+import type { TemplateId } from '../domain/template.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
-import { Channels, type HandlerLimits } from './channels.ts'
+import type { HandlerLimits } from './channels.ts'
+import type { NodeEvent } from './directory.ts'
 import { MeshError } from './errors.ts'
-import { decodeJoinToken, encodeJoinToken } from './join-token.ts'
-import { loadIdentity, loadMeshKey } from './key-files.ts'
-import type { MeshLog } from './log.ts'
-import { MemberBook } from './member-book.ts'
-import { type MemberEvent, Membership, type MemberView } from './membership.ts'
-import { createNode } from './node.ts'
-
-export interface MeshComponents {
-  /** Members are kept in its sublevel `members`. */
-  db: Level<string, unknown>
-  log: MeshLog
-}
-
-export interface MeshInit {
-  /** What this node calls itself; others may not share it. */
-  name: string
-  /** Multiaddrs such as `/ip4/0.0.0.0/tcp/0`. */
-  listen: readonly string[]
-  /** The identity and the mesh key are kept here. */
-  dataDir: string
-  /** Which mesh to join at the first start, and where; later it may be left out. */
-  joinToken?: string
-}
-
-/** What there is only between start and stop. */
-interface Running {
-  node: Libp2p
-  meshKey: Uint8Array
-  book: MemberBook
-  membership: Membership
-  channels: Channels
-  parts: AsyncDisposableStack
-}
+import { fetchInventory, INVENTORY_PROTOCOL, INVENTORY_TIMEOUT_MS } from './inventory.ts'
+import { encodeJoinToken } from './join-token.ts'
+import type { MemberEvent, Membership, MemberView } from './membership.ts'
+import {
+  type MeshComponents,
+  type MeshEvents,
+  type MeshInit,
+  type MeshParts,
+  NO_INVENTORY,
+  startParts,
+} from './mesh-parts.ts'
 
 /**
  * This node among the others: an identity, a key that all of a mesh share,
- * connections to every member that are kept up, and channels over them.
+ * connections to every member that are kept up, channels over them, and what
+ * each says of itself.
  */
 export class Mesh implements AsyncDisposable {
   readonly name: string
   readonly #components: MeshComponents
   readonly #init: MeshInit
   readonly #handlers = new Map<string, { handler: ChannelHandler; limits: HandlerLimits }>()
-  readonly #events = new EventEmitter<{ member: [MemberEvent] }>()
-  #running: Running | null = null
+  readonly #events: MeshEvents = new EventEmitter()
+  #running: MeshParts | null = null
 
   constructor(components: MeshComponents, init: MeshInit) {
     this.name = init.name
@@ -59,42 +39,23 @@ export class Mesh implements AsyncDisposable {
   /**
    * Resolves when this node listens; members are dialled in the background.
    *
-   * @throws MeshError TOKEN_MALFORMED, MESH_ALREADY_JOINED, KEY_FILE_DAMAGED, LISTEN_FAILED
+   * @throws MeshError TOKEN_MALFORMED, MESH_ALREADY_JOINED, KEY_FILE_DAMAGED, BOOTSTRAP_INVALID, LISTEN_FAILED
    */
   async start(): Promise<void> {
     if (this.#running !== null) return
-    const { listen, dataDir, joinToken } = this.#init
-    const { db, log } = this.#components
-    const token = joinToken === undefined ? null : decodeJoinToken(joinToken)
-    const meshKey = await loadMeshKey(dataDir, token?.meshKey ?? null)
-    const node = await openNode(dataDir, meshKey, listen)
-    const book = new MemberBook({ db }, { self: { peerId: node.peerId.toString(), name: this.name } })
-    await book.load()
-    const channels = new Channels({ log })
-    const membership = new Membership(
-      { node, book, channels, log, onEvent: (event) => this.#events.emit('member', event) },
-      { name: this.name },
-    )
-
-    await using starting = new AsyncDisposableStack()
-    const stopped = new MeshError('MESH_NOT_RUNNING', 'this node stops')
-    starting.defer(() => node.stop())
-    starting.defer(() => channels.stop())
-    starting.defer(() => membership.stop(stopped))
-    await membership.prepare()
-    for (const [protocol, { handler, limits }] of this.#handlers) {
-      await channels.serve(node, protocol, handler, limits)
+    const serve: Parameters<typeof startParts>[0]['serve'] = async ({ node, channels }) => {
+      for (const [protocol, { handler, limits }] of this.#handlers) {
+        await channels.serve(node, protocol, handler, limits)
+      }
     }
-    await startListening(node, listen)
-    membership.start(token?.addresses ?? [])
-    this.#running = { node, meshKey, book, membership, channels, parts: starting.move() }
+    this.#running = await startParts({ ...this.#components, events: this.#events, serve }, this.#init)
   }
 
-  /** Resets every channel, then closes the connections. */
+  /** Says farewell, resets every channel, then closes the connections. */
   async stop(): Promise<void> {
     const running = this.#running
     this.#running = null
-    await running?.parts.disposeAsync()
+    await running?.[Symbol.asyncDispose]()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -127,7 +88,8 @@ export class Mesh implements AsyncDisposable {
    * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS
    */
   resolve(ref: string): string {
-    return this.#started.book.resolve(ref)
+    const { book, directory } = this.#started
+    return book.resolve(ref, directory.views())
   }
 
   /**
@@ -136,8 +98,8 @@ export class Mesh implements AsyncDisposable {
    * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS, PEER_UNREACHABLE
    */
   async ping(ref: string, { signal }: { signal: AbortSignal }): Promise<number> {
-    const { membership, book } = this.#started
-    const peer = book.resolve(ref)
+    const { membership } = this.#started
+    const peer = this.resolve(ref)
     return peer === this.peerId ? 0 : membership.ping(peer, signal)
   }
 
@@ -176,32 +138,68 @@ export class Mesh implements AsyncDisposable {
     return () => this.#events.off('member', listener)
   }
 
-  get #started(): Running {
+  /** Something that others choose this node by has changed: they hear of it at once. Harmless while it isn't running. */
+  announce(): void {
+    this.#running?.announcements.changed()
+  }
+
+  /** All nodes of the mesh that are heard of, this one first. */
+  directory(): NodeView[] {
+    return this.#started.directory.views()
+  }
+
+  /**
+   * Who has a template: of the nodes that announced it the nearest connected
+   * one first, those that aren't connected last; only if none did, whom the
+   * provider table finds.
+   *
+   * @returns peer ids, this node's not among them
+   */
+  async providersOf(id: TemplateId, { signal }: { signal: AbortSignal }): Promise<string[]> {
+    const { directory, membership, records } = this.#started
+    const { listed, probable } = directory.providers(id)
+    const announced = [...listed, ...probable]
+    if (announced.length > 0) return nearestFirst(announced, membership)
+    const found = (await records.find(id, signal)).filter(({ peerId }) => peerId !== this.peerId)
+    for (const { peerId, addresses } of found) membership.suggest(peerId, addresses)
+    return nearestFirst(
+      found.map(({ peerId }) => peerId),
+      membership,
+    )
+  }
+
+  /**
+   * All that a node holds, asked of it; takes at most INVENTORY_TIMEOUT_MS and a dial.
+   *
+   * @param peer - peer id
+   * @throws MeshError PEER_UNREACHABLE, PROTOCOL_UNSUPPORTED, CHANNEL_RESET; WireError; the signal's reason
+   */
+  async inventoryOf(peer: string, { signal }: { signal: AbortSignal }): Promise<NodeInventory> {
+    if (peer === this.peerId) return (this.#components.inventory ?? (() => NO_INVENTORY))()
+    const channel = await this.open(peer, INVENTORY_PROTOCOL, signal)
+    return fetchInventory(channel, AbortSignal.any([signal, AbortSignal.timeout(INVENTORY_TIMEOUT_MS)]))
+  }
+
+  /** @returns what ends it */
+  onDirectory(listener: (event: NodeEvent) => void): () => void {
+    this.#events.on('directory', listener)
+    return () => this.#events.off('directory', listener)
+  }
+
+  get #started(): MeshParts {
     if (this.#running === null) throw new MeshError('MESH_NOT_RUNNING', 'the mesh is not running')
     return this.#running
   }
 }
 
-async function openNode(dataDir: string, meshKey: Uint8Array, listen: readonly string[]): Promise<Libp2p> {
-  const identity = await loadIdentity(dataDir)
-  try {
-    return await createNode(identity, { meshKey, listen })
-  } catch (cause) {
-    throw listenFailed(listen, cause)
-  }
-}
-
-async function startListening(node: Libp2p, listen: readonly string[]): Promise<void> {
-  try {
-    await node.start()
-  } catch (cause) {
-    throw listenFailed(listen, cause)
-  }
-}
-
-function listenFailed(listen: readonly string[], cause: unknown): MeshError {
-  return new MeshError('LISTEN_FAILED', `can't listen on ${listen.join(', ')}: is the port in use?`, {
-    cause,
-    details: { listen },
+/** Who isn't connected, or was not measured yet, comes last, in the order given. */
+function nearestFirst(peerIds: readonly string[], membership: Membership): string[] {
+  const ranked = [...new Set(peerIds)].map((peerId) => {
+    const isConnected = membership.dialer.existing(peerId) !== undefined
+    const rttMs = membership.rttMs(peerId) ?? Number.MAX_VALUE
+    return { peerId, distance: isConnected ? rttMs : Number.POSITIVE_INFINITY }
   })
+  return ranked
+    .sort((a, b) => (a.distance === b.distance ? 0 : a.distance - b.distance))
+    .map(({ peerId }) => peerId)
 }

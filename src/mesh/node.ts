@@ -1,10 +1,17 @@
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
-import { identify } from '@libp2p/identify'
-import type { Libp2p, PrivateKey } from '@libp2p/interface'
-import { ping } from '@libp2p/ping'
+import type { GossipSub } from '@libp2p/gossipsub'
+import { type Identify, identify } from '@libp2p/identify'
+import type { Libp2p, PeerDiscovery, PrivateKey } from '@libp2p/interface'
+import { type KadDHT, kadDHT } from '@libp2p/kad-dht'
+import { mdns } from '@libp2p/mdns'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { createLibp2p } from 'libp2p'
+import { isDialable } from './address.ts'
+import { gossip } from './gossip.ts'
+import { PeerDatastore } from './peer-datastore.ts'
 
 /** Six round trips and some: what a dial may take in all. */
 export const DIAL_TIMEOUT_MS = 15_000
@@ -41,7 +48,42 @@ const MAX_MONITOR_TIMEOUT_MS = 60_000
 const MAX_PINGS = 32
 
 /**
- * The libp2p node under a mesh, not started: TCP, noise, yamux.
+ * Provider records count for two hours, and are renewed when they are half an
+ * hour old. A walk through the table asks some 20 nodes; it is done every 5
+ * minutes for the table's own sake, and once for each new template.
+ */
+const DHT_PROTOCOL = '/drover/kad/1'
+const PROVIDER_VALIDITY_MS = 2 * 3600 * 1000
+const REPROVIDE_BEFORE_EXPIRY_MS = 90 * 60 * 1000
+const REPROVIDE_CHECK_MS = 10 * 60 * 1000
+/** Queries of one walk at a time: nobody waits for a walk in a mesh of usual size. */
+const DHT_ALPHA = 3
+const MAX_DHT_STREAMS = 16
+
+export interface MeshServices {
+  identify: Identify
+  ping: Ping
+  gossip: GossipSub
+  dht: KadDHT
+  /** Absent where it isn't wanted. */
+  mdns?: PeerDiscovery
+  [name: string]: unknown
+}
+export type MeshNode = Libp2p<MeshServices>
+
+export interface NodeInit {
+  /** 32 bytes. */
+  meshKey: Uint8Array
+  /** Multiaddrs. */
+  listen: readonly string[]
+  /** Name under which this mesh's nodes find each other in a LAN; without it they don't. */
+  mdnsTag?: string
+}
+
+/**
+ * The libp2p node under a mesh, not started: TCP, noise, yamux; gossip and
+ * provider records. Whatever a peer says of addresses, identify and the
+ * provider table included, only those of the dialable form are kept or dialled.
  *
  * Who doesn't have the mesh key gets no further than noise: the key is part of
  * the handshake's prologue, so each side's first encrypted message fails to
@@ -50,18 +92,16 @@ const MAX_PINGS = 32
  * a second time, and ended the process at the first bulk transfer of 1 MiB
  * messages: "WebAssembly.Memory.grow(): Maximum memory size exceeded", thrown
  * out of the event loop.
- *
- * @param meshKey - 32 bytes
- * @param listen - multiaddrs
  */
 export async function createNode(
   privateKey: PrivateKey,
-  { meshKey, listen }: { meshKey: Uint8Array; listen: readonly string[] },
-): Promise<Libp2p> {
+  { meshKey, listen, mdnsTag }: NodeInit,
+): Promise<MeshNode> {
   const prologueBytes = Buffer.concat([Buffer.from('/drover/mesh/1\0'), meshKey])
-  return createLibp2p({
+  return createLibp2p<MeshServices>({
     privateKey,
     start: false,
+    datastore: new PeerDatastore({ selfId: peerIdFromPrivateKey(privateKey).toString() }),
     addresses: { listen: [...listen] },
     transports: [tcp()],
     connectionEncrypters: [noise({ prologueBytes })],
@@ -83,6 +123,10 @@ export async function createNode(
       addressDialTimeout: ADDRESS_DIAL_TIMEOUT_MS,
       inboundStreamProtocolNegotiationTimeout: MAX_MONITOR_TIMEOUT_MS,
     },
+    connectionGater: {
+      denyDialMultiaddr: (address) => !isDialable(address),
+      filterMultiaddrForPeer: (_peer, address) => isDialable(address),
+    },
     connectionMonitor: {
       pingTimeout: { minTimeout: MIN_MONITOR_TIMEOUT_MS, maxTimeout: MAX_MONITOR_TIMEOUT_MS },
     },
@@ -93,6 +137,26 @@ export async function createNode(
         maxInboundStreams: MAX_PINGS,
         maxOutboundStreams: MAX_PINGS,
       }),
+      gossip,
+      dht: kadDHT({
+        protocol: DHT_PROTOCOL,
+        clientMode: false,
+        alpha: DHT_ALPHA,
+        // No values are kept, and public keys, which the library would take, are in every peer id.
+        validators: { pk: refuseValue },
+        peerInfoMapper: (peer) => ({ ...peer, multiaddrs: peer.multiaddrs.filter(isDialable) }),
+        reprovide: {
+          validity: PROVIDER_VALIDITY_MS,
+          threshold: REPROVIDE_BEFORE_EXPIRY_MS,
+          interval: REPROVIDE_CHECK_MS,
+        },
+        maxInboundStreams: MAX_DHT_STREAMS,
+      }),
+      ...(mdnsTag === undefined ? {} : { mdns: mdns({ serviceTag: mdnsTag }) }),
     },
   })
+}
+
+function refuseValue(): never {
+  throw new Error('no values are kept here')
 }

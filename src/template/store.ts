@@ -43,6 +43,8 @@ export interface TemplateStoreInit {
   dir: string
   /** Names of the VMs that need a template, those that are just being started or moved included. */
   inUseBy: (id: TemplateId) => readonly string[]
+  /** Told after a template came or went, however that happened. */
+  onChange?: () => void
 }
 
 /** A template whose files are not what they should be: neither cloned nor sent, kept for a person to look at. */
@@ -78,6 +80,7 @@ export class TemplateStore {
   readonly pageIndex: PageIndex
   readonly #index: TemplateIndex
   readonly #inUseBy: (id: TemplateId) => readonly string[]
+  readonly #onChange: () => void
   readonly #entries = new Map<TemplateId, Entry>()
   readonly #damaged = new Map<TemplateId, DamagedTemplate>()
   readonly #reservedNames = new Set<string>()
@@ -90,6 +93,7 @@ export class TemplateStore {
     this.pageIndex = new PageIndex(components)
     this.dir = absolutePath(init.dir)
     this.#inUseBy = init.inUseBy
+    this.#onChange = init.onChange ?? (() => undefined)
   }
 
   /** Removes what a crash left half-made, and checks that each template has its files, by size. */
@@ -324,6 +328,7 @@ export class TemplateStore {
         throw error
       })
       this.#damaged.delete(id)
+      this.#onChange()
       await this.#index.delete(id)
       this.pageIndex.remove(
         id,
@@ -353,6 +358,7 @@ export class TemplateStore {
       const entry: Entry = { names: damaged?.names ?? [], ...times, manifest, manifestBytes }
       this.#entries.set(id, entry)
       this.#damaged.delete(id)
+      this.#onChange()
       await this.#addName(id, entry, name)
       this.pageIndex.add(id, this.#indexable(id).pageHashesPath)
       if (leftover !== null) await rm(leftover, { recursive: true, force: true })

@@ -23,6 +23,8 @@ test('without a file and flags everything has its default', async () => {
     runDir: '/run/drover/vms',
     listen: ['/ip4/0.0.0.0/tcp/4710'],
     joinToken: null,
+    bootstrap: [],
+    mdns: true,
     memoryLimitBytes: null,
     accelerator: 'auto',
   })
@@ -43,10 +45,26 @@ test.each([
   ['a size that is none', '{"memoryLimitBytes":"lots"}', 'memoryLimitBytes'],
   ['a name that would be a path', '{"name":"../up"}', 'name'],
   ['no JSON', '{name:', 'config.json'],
+  ['a name to bootstrap from', '{"bootstrap":["/dns4/example.org/tcp/4710"]}', 'bootstrap'],
+  ['an address without a peer id', '{"bootstrap":["/ip4/192.0.2.1/tcp/4710"]}', 'bootstrap'],
+  [
+    'an address that is none',
+    '{"bootstrap":["/ip4/192.0.2.300/tcp/1/p2p/12D3KooWSFp855QLRvUcVwyvskF7tZrrut79duKiF4MgEw7foYs1"]}',
+    'bootstrap',
+  ],
 ])('%s in the file is named', async (_what, content, named) => {
   const loaded = loadConfig({ config: await file(content) })
   await expect(loaded).rejects.toMatchObject({ code: 'CONFIG_INVALID', outcome: 'usage' })
   await expect(loaded).rejects.toThrow(named)
+})
+
+test('addresses to bootstrap from and mDNS come from the file', async () => {
+  const bootstrap = [
+    '/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWSFp855QLRvUcVwyvskF7tZrrut79duKiF4MgEw7foYs1',
+    '/ip6/2001:db8::1/tcp/4710/p2p/12D3KooWSFp855QLRvUcVwyvskF7tZrrut79duKiF4MgEw7foYs1',
+  ]
+  const config = await file(JSON.stringify({ bootstrap, mdns: false }))
+  expect(await loadConfig({ config })).toMatchObject({ bootstrap, mdns: false })
 })
 
 test('a socket whose neighbours would have too long paths is refused before QEMU meets it', async () => {

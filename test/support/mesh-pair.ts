@@ -2,12 +2,13 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Level } from 'level'
-import { Mesh, type MeshLog } from '../../src/mesh/index.ts'
+import { Mesh, type MeshComponents, type MeshInit, type MeshLog } from '../../src/mesh/index.ts'
 
 const QUIET: MeshLog = { debug: () => undefined, info: () => undefined, warn: () => undefined }
 
-export interface TestNodeOptions {
-  joinToken?: string
+export interface TestNodeOptions
+  extends Partial<Pick<MeshComponents, 'facts' | 'inventory'>>,
+    Partial<Pick<MeshInit, 'joinToken' | 'bootstrap' | 'mdns' | 'beatMs'>> {
   /** Kept for the next start on the same directory: it isn't removed at the end then. */
   dataDir?: string
   listen?: readonly string[]
@@ -21,12 +22,12 @@ export interface TestNode extends AsyncDisposable {
 
 /** A real node on loopback, with a database of its own; all of it gone at the end. */
 export async function startNode(name: string, options: TestNodeOptions = {}): Promise<TestNode> {
-  const { joinToken, listen = ['/ip4/127.0.0.1/tcp/0'], log = QUIET } = options
+  const { listen = ['/ip4/127.0.0.1/tcp/0'], log = QUIET, facts, inventory, ...init } = options
   const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), 'drover-mesh-')))
   const db = new Level<string, unknown>(join(dataDir, 'db'), { valueEncoding: 'json' })
   const mesh = new Mesh(
-    { db, log },
-    { name, listen, dataDir, ...(joinToken === undefined ? {} : { joinToken }) },
+    { db, log, ...(facts === undefined ? {} : { facts }), ...(inventory === undefined ? {} : { inventory }) },
+    { ...init, name, listen, dataDir },
   )
   const dispose = async () => {
     await mesh.stop()
@@ -47,14 +48,17 @@ export interface MeshGroup extends AsyncDisposable {
 }
 
 /** Nodes n0, n1... with one key, each joined through n0, once everybody is connected to everybody. */
-export async function startMesh(count: number): Promise<MeshGroup> {
+export async function startMesh(
+  count: number,
+  optionsOf: (index: number) => TestNodeOptions = () => ({}),
+): Promise<MeshGroup> {
   const stack = new AsyncDisposableStack()
   try {
-    const first = stack.use(await startNode('n0'))
+    const first = stack.use(await startNode('n0', optionsOf(0)))
     const joinToken = first.mesh.token()
     const others = await Promise.all(
       Array.from({ length: count - 1 }, async (_, index) =>
-        stack.use(await startNode(`n${index + 1}`, { joinToken })),
+        stack.use(await startNode(`n${index + 1}`, { ...optionsOf(index + 1), joinToken })),
       ),
     )
     const nodes = [first, ...others].map(({ mesh }) => mesh)

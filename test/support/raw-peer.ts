@@ -1,14 +1,14 @@
 import { generateKeyPair } from '@libp2p/crypto/keys'
-import type { Libp2p, Stream } from '@libp2p/interface'
+import type { Libp2p, PrivateKey, Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Mesh } from '../../src/mesh/index.ts'
 import { decodeJoinToken } from '../../src/mesh/join-token.ts'
-import { createNode } from '../../src/mesh/node.ts'
+import { createNode, type MeshNode } from '../../src/mesh/node.ts'
 
 /** Somebody who has the mesh key but none of drover's manners. */
-export async function startRawPeer(token: string): Promise<Libp2p> {
+export async function startRawPeer(token: string, privateKey?: PrivateKey): Promise<MeshNode> {
   const { meshKey } = decodeJoinToken(token)
-  const node = await createNode(await generateKeyPair('Ed25519'), {
+  const node = await createNode(privateKey ?? (await generateKeyPair('Ed25519')), {
     meshKey,
     listen: ['/ip4/127.0.0.1/tcp/0'],
   })

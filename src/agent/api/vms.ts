@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
-import { doubtOf, type VmRecord } from '../../domain/vm.ts'
+import { doubtOf, type VmRecord, vmStateName } from '../../domain/vm.ts'
 import { stopReason } from '../../vm/index.ts'
-import { runVmSchema, stopVmSchema, type VmReply, type VmShowReply, type VmStateName } from '../api-schema.ts'
+import { runVmSchema, stopVmSchema, type VmReply, type VmShowReply } from '../api-schema.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
 import { checked, closeSignal } from './request.ts'
 
@@ -60,7 +60,7 @@ function vmReply({ spec, state, epoch, createdAtMs }: VmRecord, { mesh, template
     id: spec.id,
     node: mesh.name,
     epoch,
-    state: stateName(state),
+    state: vmStateName(state),
     reason: state.kind === 'stopped' ? stopReason(state) : null,
     template: spec.templateId,
     templateNames: template?.names ?? [],
@@ -72,8 +72,4 @@ function vmReply({ spec, state, epoch, createdAtMs }: VmRecord, { mesh, template
     generationId: spec.generationId,
     migrationId: state.kind === 'departing' ? state.migrationId : (doubtOf(state)?.migrationId ?? null),
   }
-}
-
-function stateName(state: VmRecord['state']): VmStateName {
-  return state.kind === 'running' && state.paused ? 'paused' : state.kind
 }

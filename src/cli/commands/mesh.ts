@@ -1,9 +1,25 @@
 import type { Command } from 'commander'
-import type { MemberReply } from '../../agent/api-schema.ts'
+import type { MemberReply, NodeReply } from '../../agent/api-schema.ts'
+import type { AgentClient } from '../client.ts'
 import { examples } from '../help.ts'
+import type { Output } from '../output.ts'
 import type { Action } from '../session.ts'
 import { renderTable } from '../table.ts'
-import { formatMs } from '../units.ts'
+import { formatBytes, formatMs } from '../units.ts'
+
+/** A member, with what it says of itself: null until it has been heard. */
+export interface NodeRow extends MemberReply {
+  memory: NodeReply['memory']
+  /** Load average of a minute, per CPU. */
+  load: number | null
+  cpus: number | null
+  qemu: NodeReply['qemu']
+  templates: readonly string[]
+  templatesTotal: number | null
+  vms: NodeReply['vms']
+  vmsTotal: number | null
+  ageMs: number | null
+}
 
 export function registerMesh(program: Command, action: Action): void {
   const mesh = program
@@ -29,22 +45,61 @@ export function registerMesh(program: Command, action: Action): void {
     .addHelpText('before', examples(['drover mesh ls', '']))
     .action(
       action(async ({ client, out }) => {
-        out.result(await client.request<{ members: MemberReply[] }>('GET', '/mesh/members'), ({ members }) =>
-          renderMembers(members),
-        )
+        out.result({ members: await listNodes(client) }, ({ members }) => renderNodes(members))
       }),
     )
 }
 
-export function renderMembers(members: readonly MemberReply[]): string {
+/** Members, and nodes that are heard of but were never met; this node first. */
+export async function listNodes(client: AgentClient): Promise<NodeRow[]> {
+  const { members } = await client.request<{ members: MemberReply[] }>('GET', '/mesh/members')
+  const { nodes } = await client.request<{ nodes: NodeReply[] }>('GET', '/mesh/directory')
+  const heard = new Map(nodes.map((node) => [node.peerId, node]))
+  const met = new Set(members.map(({ peerId }) => peerId))
+  const others = nodes
+    .filter(({ peerId }) => !met.has(peerId))
+    .map(({ peerId, name, addresses }) => {
+      return { peerId, name, addresses: [...addresses], connected: false, rttMs: null, self: false }
+    })
+  return [...members, ...others].map((member) => nodeRow(member, heard.get(member.peerId)))
+}
+
+function nodeRow(member: MemberReply, node: NodeReply | undefined): NodeRow {
+  return {
+    ...member,
+    memory: node?.memory ?? null,
+    load: node?.load ?? null,
+    cpus: node?.cpus ?? null,
+    qemu: node?.qemu ?? null,
+    templates: node?.templates ?? [],
+    templatesTotal: node?.templatesTotal ?? null,
+    vms: node?.vms ?? [],
+    vmsTotal: node?.vmsTotal ?? null,
+    ageMs: node?.ageMs ?? null,
+  }
+}
+
+export function renderNodes(nodes: readonly NodeRow[]): string {
   return renderTable(
-    ['NAME', 'STATE', 'RTT', 'PEER ID', 'ADDRESS'],
-    members.map(({ name, self, connected, rttMs, peerId, addresses }) => [
-      name ?? '?',
-      self ? 'this node' : connected ? 'connected' : 'unreachable',
-      rttMs === null ? '-' : formatMs(rttMs),
-      peerId,
-      addresses[0] ?? '-',
+    ['NAME', 'STATE', 'RTT', 'TEMPLATES', 'VMS', 'FREE', 'LOAD', 'PEER ID', 'ADDRESS'],
+    nodes.map((node) => [
+      node.name ?? '?',
+      node.self ? 'this node' : node.connected ? 'connected' : 'unreachable',
+      node.rttMs === null ? '-' : formatMs(node.rttMs),
+      String(node.templatesTotal ?? '-'),
+      String(node.vmsTotal ?? '-'),
+      node.memory === null ? '-' : formatBytes(node.memory.availableBytes),
+      node.load === null ? '-' : node.load.toFixed(2),
+      node.peerId,
+      node.addresses[0] ?? '-',
     ]),
+  )
+}
+
+/** Says on stderr whose answer is missing in what stands on stdout. */
+export function noteUnanswered(out: Output, unanswered: readonly { name: string }[]): void {
+  if (unanswered.length === 0) return
+  out.note(
+    `no answer from ${unanswered.map(({ name }) => name).join(', ')}: only what they announced is shown`,
   )
 }

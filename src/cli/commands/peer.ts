@@ -1,10 +1,10 @@
 import type { Command } from 'commander'
-import type { MemberReply, PingReply } from '../../agent/api-schema.ts'
+import type { PingReply } from '../../agent/api-schema.ts'
 import { apiPath } from '../client.ts'
 import { examples } from '../help.ts'
 import type { Action } from '../session.ts'
 import { formatMs } from '../units.ts'
-import { renderMembers } from './mesh.ts'
+import { listNodes, renderNodes } from './mesh.ts'
 
 export function registerPeer(program: Command, action: Action): void {
   const peer = program
@@ -18,8 +18,8 @@ export function registerPeer(program: Command, action: Action): void {
     .addHelpText('before', examples(['drover peer ls', '']))
     .action(
       action(async ({ client, out }) => {
-        const { members } = await client.request<{ members: MemberReply[] }>('GET', '/mesh/members')
-        out.result({ peers: members.filter(({ self }) => !self) }, ({ peers }) => renderMembers(peers))
+        const peers = (await listNodes(client)).filter(({ self }) => !self)
+        out.result({ peers }, () => renderNodes(peers))
       }),
     )
 

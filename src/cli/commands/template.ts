@@ -2,6 +2,8 @@ import { resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import type {
   CreateTemplateRequest,
+  MeshTemplateReply,
+  MeshTemplatesReply,
   PullTemplateReply,
   PullTemplateRequest,
   SealVmReply,
@@ -20,6 +22,7 @@ import type { Output } from '../output.ts'
 import type { Action } from '../session.ts'
 import { renderFacts, renderTable } from '../table.ts'
 import { formatBytes, formatMs, formatTime, shortId } from '../units.ts'
+import { noteUnanswered } from './mesh.ts'
 
 /** A distribution's kernel under TCG on a small node is ready within this. */
 const DEFAULT_READY_TIMEOUT_S = 300
@@ -59,10 +62,20 @@ export function registerTemplate(program: Command, action: Action): void {
 
   template
     .command('ls')
-    .description('List the templates of this node.')
-    .addHelpText('before', examples(['drover template ls', '']))
+    .description('List the templates of this node, or with --mesh those of all nodes.')
+    .addHelpText(
+      'before',
+      examples(['drover template ls', ''], ['drover template ls --mesh', 'which nodes hold which']),
+    )
+    .option('--mesh', 'one row per template, with the nodes that hold it')
     .action(
-      action(async ({ client, out }) => {
+      action(async ({ client, out }, { mesh = false }: { mesh?: boolean }) => {
+        if (mesh) {
+          const found = await client.request<MeshTemplatesReply>('GET', '/mesh/templates')
+          out.result({ templates: found.templates }, renderMesh)
+          noteUnanswered(out, found.unanswered)
+          return
+        }
         out.result(await client.request<{ templates: TemplateReply[] }>('GET', '/templates'), renderList)
       }),
     )
@@ -237,6 +250,18 @@ function renderList({ templates }: { templates: TemplateReply[] }): string {
       accelerator,
       String(usedBy.length),
       formatTime(createdAtMs),
+    ]),
+  )
+}
+
+function renderMesh({ templates }: { templates: MeshTemplateReply[] }): string {
+  return renderTable(
+    ['NAMES', 'ID', 'MEMORY', 'NODES'],
+    templates.map(({ names, id, memoryBytes, nodes }) => [
+      names.join(', ') || '-',
+      shortId(id),
+      memoryBytes === null ? '-' : formatBytes(memoryBytes),
+      nodes.map(({ name }) => name).join(', '),
     ]),
   )
 }

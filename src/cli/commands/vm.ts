@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import type { RunVmRequest, VmReply, VmShowReply } from '../../agent/api-schema.ts'
+import type { MeshVmReply, MeshVmsReply, RunVmRequest, VmReply, VmShowReply } from '../../agent/api-schema.ts'
 import { PAGE_BYTES } from '../../domain/page.ts'
 import { apiPath } from '../client.ts'
 import { examples } from '../help.ts'
@@ -7,6 +7,7 @@ import { nic } from '../options.ts'
 import type { Action } from '../session.ts'
 import { renderFacts, renderTable } from '../table.ts'
 import { formatBytes, formatCount, formatTime, shortId } from '../units.ts'
+import { noteUnanswered } from './mesh.ts'
 
 /** @returns the group, for `vm console` to join it */
 export function registerVm(program: Command, action: Action): Command {
@@ -17,10 +18,17 @@ export function registerVm(program: Command, action: Action): Command {
   registerRun(vm, action)
 
   vm.command('ls')
-    .description('List the VMs of this node.')
-    .addHelpText('before', examples(['drover vm ls', '']))
+    .description('List the VMs of this node, or with --mesh those of all nodes.')
+    .addHelpText('before', examples(['drover vm ls', ''], ['drover vm ls --mesh', 'which runs where']))
+    .option('--mesh', 'the VMs of all nodes')
     .action(
-      action(async ({ client, out }) => {
+      action(async ({ client, out }, { mesh = false }: { mesh?: boolean }) => {
+        if (mesh) {
+          const found = await client.request<MeshVmsReply>('GET', '/mesh/vms')
+          out.result({ vms: found.vms }, renderMesh)
+          noteUnanswered(out, found.unanswered)
+          return
+        }
         out.result(await client.request<{ vms: VmReply[] }>('GET', '/vms'), renderList)
       }),
     )
@@ -132,6 +140,13 @@ function renderList({ vms }: { vms: VmReply[] }): string {
       pid === null ? '-' : String(pid),
       formatTime(createdAtMs),
     ]),
+  )
+}
+
+function renderMesh({ vms }: { vms: MeshVmReply[] }): string {
+  return renderTable(
+    ['NAME', 'NODE', 'STATE', 'TEMPLATE', 'ID'],
+    vms.map(({ name, node, state, template, id }) => [name, node, state, shortId(template), id]),
   )
 }
 

@@ -1,0 +1,63 @@
+import { availableParallelism, loadavg } from 'node:os'
+import type { NodeFacts, NodeInventory, NodeQemu, NodeVm } from '../domain/node.ts'
+import { type VmRecord, vmStateName } from '../domain/vm.ts'
+import type { QemuBinary } from '../qemu/index.ts'
+import type { TemplateStore } from '../template/index.ts'
+import type { VmService } from '../vm/index.ts'
+import { readCpu } from './cpu.ts'
+
+/** What this node says of itself to the mesh; the QEMU and the CPU stay what they were at the start. */
+export class NodeFactsReader {
+  readonly #templates: TemplateStore
+  readonly #vms: VmService | null
+  readonly #qemu: NodeQemu | null
+
+  constructor(components: { templates: TemplateStore; vms: VmService | null; binary: QemuBinary | null }) {
+    const { templates, vms, binary } = components
+    this.#templates = templates
+    this.#vms = vms
+    this.#qemu =
+      binary === null
+        ? null
+        : {
+            version: binary.version,
+            machineTypes: binary.machineTypes,
+            accelerator: binary.accelerator,
+            ...readCpu(),
+          }
+  }
+
+  /** Now: some file reads for each VM. */
+  read(): NodeFacts {
+    const cpus = availableParallelism()
+    return {
+      memory: this.#vms?.memory() ?? null,
+      load: loadavg()[0]! / cpus,
+      cpus,
+      qemu: this.#qemu,
+      templates: this.#templates.list().map(({ id }) => id),
+      vms: this.#listVms(),
+    }
+  }
+
+  inventory(): NodeInventory {
+    const templates = this.#templates.list().map(({ id, names, manifest }) => {
+      return { id, names, memoryBytes: manifest.machine.memoryBytes }
+    })
+    return { templates, vms: this.#listVms() }
+  }
+
+  #listVms(): NodeVm[] {
+    return (this.#vms?.list() ?? []).map(nodeVm)
+  }
+}
+
+function nodeVm({ spec, state, epoch }: VmRecord): NodeVm {
+  return {
+    id: spec.id,
+    name: spec.name,
+    templateId: spec.templateId,
+    state: vmStateName(state),
+    epoch,
+  }
+}
