@@ -15,7 +15,7 @@ import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import type { Hypervisor } from './parts.ts'
-import { connectedPeers } from './pull-template.ts'
+import { templatePeers } from './template-peers.ts'
 
 type Database = Awaited<ReturnType<typeof openDatabase>>
 
@@ -160,7 +160,7 @@ export class Agent implements AsyncDisposable {
       binary,
       open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
       peerId: mesh.peerId,
-      providersOf: async () => connectedPeers(mesh),
+      providersOf: (id, signal) => templatePeers(mesh, id, signal),
       onEvent: (event) => this.#publish(event),
     })
     await migrations.start()

@@ -1,5 +1,4 @@
 import { TEMPLATE_ID_PATTERN, type TemplateRecord } from '../domain/template.ts'
-import type { Mesh } from '../mesh/index.ts'
 import {
   type DroppedProvider,
   fetchTemplate,
@@ -9,11 +8,12 @@ import {
 import type { TemplateProgress } from './api-schema.ts'
 import { AgentError } from './errors.ts'
 import type { AgentParts } from './parts.ts'
+import { templatePeers } from './template-peers.ts'
 
 export interface Pull {
   /** A name or id that is here already, or an id. */
   template: string
-  /** A peer's name or id; null: every connected member is asked, nearest first. */
+  /** A peer's name or id; null: all that have it take a share. */
   from: string | null
   /** Local label for it. */
   name: string | null
@@ -42,8 +42,8 @@ export async function pullTemplate(
       { details: { template } },
     )
   }
-  const peers = (): ProviderPeer[] =>
-    from === null ? connectedPeers(mesh) : [{ peer: mesh.resolve(from), rttMs: null }]
+  const peers = async (): Promise<ProviderPeer[]> =>
+    from === null ? templatePeers(mesh, template, signal) : [{ peer: mesh.resolve(from), rttMs: null }]
   const dropped: DroppedProvider[] = []
   try {
     const {
@@ -52,8 +52,8 @@ export async function pullTemplate(
       from: sources,
     } = await fetchTemplate({
       store: templates,
-      providers: () =>
-        templateProviders(peers(), (peer, protocol, signal) => mesh.open(peer, protocol, signal)),
+      providers: async () =>
+        templateProviders(await peers(), (peer, protocol, bounded) => mesh.open(peer, protocol, bounded)),
       id: template,
       name,
       signal,
@@ -74,13 +74,4 @@ export async function pullTemplate(
       details: { template, answers: dropped },
     })
   }
-}
-
-/** Members that there is a connection to, the nearest first. */
-export function connectedPeers(mesh: Mesh): ProviderPeer[] {
-  return mesh
-    .members()
-    .filter((member) => member.connected && !member.self)
-    .sort((a, b) => (a.rttMs ?? Number.POSITIVE_INFINITY) - (b.rttMs ?? Number.POSITIVE_INFINITY))
-    .map(({ peerId, rttMs }) => ({ peer: peerId, rttMs }))
 }

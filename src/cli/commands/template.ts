@@ -96,7 +96,7 @@ export function registerTemplate(program: Command, action: Action): void {
     .argument('<T>', 'the whole id, as other nodes know no names of this one')
     .description('Bring a template to this node; every byte is checked against its id.')
     .addHelpText('before', examples(['drover template pull bafkrei... --from edge-1 --name web', '']))
-    .option('--from <peer>', 'the node to ask (default: all connected ones, nearest first)')
+    .option('--from <peer>', 'the one node to ask (default: all that have it, each for a share)')
     .option('--name <name>', 'what to call it here')
     .action(
       action(async ({ client, out }, { from, name }: { from?: string; name?: string }, ref: string) => {
