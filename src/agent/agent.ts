@@ -16,6 +16,7 @@ import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import type { Hypervisor } from './parts.ts'
 import { templatePeers } from './template-peers.ts'
+import { TemplateSpace } from './template-space.ts'
 
 type Database = Awaited<ReturnType<typeof openDatabase>>
 
@@ -51,12 +52,16 @@ export class Agent implements AsyncDisposable {
 
     const { binary, error: qemuError } = await this.#probe(signal)
     const vms: { service: VmService | null } = { service: null }
+    let space: TemplateSpace | null = null
     const templates = new TemplateStore(
       { db },
       {
         dir: join(config.dataDir, 'templates'),
         inUseBy: (id) => vms.service?.namesUsing(id) ?? [],
-        onChange: () => this.#mesh?.announce(),
+        onChange: () => {
+          this.#mesh?.announce()
+          space?.onChange()
+        },
       },
     )
     await templates.start()
@@ -70,6 +75,14 @@ export class Agent implements AsyncDisposable {
     const mesh = await this.#startMesh(db, facts)
     this.#mesh = mesh
     starting.defer(() => mesh.stop())
+
+    const limitBytes = vms.service === null ? null : config.templateLimitBytes
+    const templateSpace = new TemplateSpace(
+      { templates, mesh, events: this.#events, log: this.#log },
+      { limitBytes },
+    )
+    space = templateSpace
+    starting.defer(() => templateSpace.stop())
 
     let hypervisor: Hypervisor | null = null
     if (binary !== null) {
@@ -86,6 +99,7 @@ export class Agent implements AsyncDisposable {
       events: this.#events,
       mesh,
       templates,
+      templateSpace,
       qemu: qemuStatus(config, binary, qemuError),
       hypervisor,
       qemuError,

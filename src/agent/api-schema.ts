@@ -69,8 +69,11 @@ export type SealVmRequest = z.infer<typeof sealVmSchema>
 export const pullTemplateSchema = z.strictObject({ from: reference.nullable(), name: name.nullable() })
 export type PullTemplateRequest = z.infer<typeof pullTemplateSchema>
 
-export const verifyTemplatesSchema = z.strictObject({ template: reference.nullable() })
+export const verifyTemplatesSchema = z.strictObject({ template: reference.nullable(), repair: z.boolean() })
 export type VerifyTemplatesRequest = z.infer<typeof verifyTemplatesSchema>
+
+export const gcTemplatesSchema = z.strictObject({ limitBytes: z.int().min(0).nullable() })
+export type GcTemplatesRequest = z.infer<typeof gcTemplatesSchema>
 
 export const runVmSchema = z.strictObject({
   name,
@@ -269,8 +272,28 @@ export interface PullTemplateReply extends TemplateReply {
   bytesReceived: number
 }
 export interface VerifyReply {
-  templates: { id: TemplateId; names: string[]; ok: boolean; damaged: { file: string; pages?: number[] }[] }[]
+  templates: {
+    id: TemplateId
+    names: string[]
+    /** Whether it is what its id says now. */
+    ok: boolean
+    /** What was found, before any repair. */
+    damaged: { file: string; pages?: number[] }[]
+    /** Null: nothing was repaired. */
+    repaired: { from: readonly string[]; bytesReceived: number } | null
+    /** Why it could not be. */
+    error: ErrorBody | null
+  }[]
   ok: boolean
+}
+export interface GcReply {
+  /** Null: there is none, so no template was removed. */
+  limitBytes: number | null
+  removed: { id: TemplateId; names: string[]; bytes: number }[]
+  /** Of interrupted fetches; removed. */
+  partialBytes: number
+  /** What the templates take that stay. */
+  keptBytes: number
 }
 
 export interface VmReply {

@@ -47,6 +47,8 @@ const configSchema = z.strictObject({
   mdns: z.boolean().optional(),
   /** What VMs and templates may take together: bytes or `8G`; default: what the machine has. */
   memoryLimitBytes: sizeSchema.optional(),
+  /** What templates may take on disk: when one comes, the least useful go. Default: no limit. */
+  templateLimitBytes: sizeSchema.optional(),
   /** QEMU binary, a path or a name in PATH. */
   qemu: z.string().min(1).optional(),
   accel: z.enum(['auto', 'kvm', 'tcg']).optional(),
@@ -71,6 +73,7 @@ export interface AgentConfig {
   bootstrap: string[]
   mdns: boolean
   memoryLimitBytes: number | null
+  templateLimitBytes: number | null
   qemuPath: string
   accelerator: 'auto' | 'kvm' | 'tcg'
   logLevel: string
@@ -100,6 +103,7 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     bootstrap: settings.bootstrap ?? [],
     mdns: settings.mdns ?? true,
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
+    templateLimitBytes: settings.templateLimitBytes ?? null,
     qemuPath: settings.qemu ?? DEFAULT_QEMU,
     accelerator: settings.accel ?? 'auto',
     logLevel: settings.logLevel ?? 'info',

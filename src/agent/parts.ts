@@ -8,6 +8,7 @@ import type { VmService } from '../vm/index.ts'
 import type { StatusReply } from './api-schema.ts'
 import type { AgentConfig } from './config.ts'
 import type { EventHub } from './event-hub.ts'
+import type { TemplateSpace } from './template-space.ts'
 
 /** What the agent is made of, as the local API sees it. */
 export interface AgentParts {
@@ -16,6 +17,7 @@ export interface AgentParts {
   events: EventHub
   mesh: Mesh
   templates: TemplateStore
+  templateSpace: TemplateSpace
   /** Of the probe at start. */
   qemu: StatusReply['qemu']
   /** Null on a node without a usable QEMU: it still serves its templates. */

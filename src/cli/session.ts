@@ -13,6 +13,7 @@ export interface AgentFlags {
   listen?: string[]
   join?: string
   memoryLimitBytes?: number
+  templateLimitBytes?: number
   qemu?: string
   accel?: 'auto' | 'kvm' | 'tcg'
   logLevel?: 'silent' | 'error' | 'warn' | 'info' | 'debug' | 'trace'

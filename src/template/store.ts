@@ -142,6 +142,17 @@ export class TemplateStore {
     return this.get(resolveReference(ref, this.#labelled()))
   }
 
+  /**
+   * As `resolve`, and finds damaged ones too.
+   *
+   * @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_AMBIGUOUS
+   */
+  find(ref: string): { id: TemplateId; names: string[] } {
+    const id = resolveReference(ref, this.#labelled())
+    const { names } = this.#entries.get(id) ?? this.#damaged.get(id)!
+    return { id, names: [...names] }
+  }
+
   has(id: TemplateId): boolean {
     return this.#entries.has(id)
   }
@@ -273,6 +284,7 @@ export class TemplateStore {
    *
    * @param options.limitBytes - null: no template is removed
    * @param options.isElsewhere - whether another node is known to have a template
+   * @param options.spareNewest - keep the one that was used last, or came last, whatever the limit
    * @returns what was removed, and how much the templates take that stay
    */
   async gc(options: { limitBytes: number | null; isElsewhere: (id: TemplateId) => boolean }): Promise<{
@@ -281,13 +293,14 @@ export class TemplateStore {
     partialBytes: number
   }> {
     const partialBytes = await this.#removePartial()
+    const newest = options.spareNewest ? this.#newest() : null
     const candidates = await Promise.all(
       this.list().map(async ({ id }) => ({
         id,
         bytes: await directoryBytes(this.#path(id)),
         usedAtMs: this.#entry(id).usedAtMs,
         isElsewhere: options.isElsewhere(id),
-        isInUse: this.#inUseBy(id).length > 0,
+        isInUse: id === newest || this.#inUseBy(id).length > 0,
       })),
     )
     const removed: { record: TemplateRecord; bytes: number }[] = []
@@ -383,6 +396,11 @@ export class TemplateStore {
     const names = name === null || entry.names.includes(name) ? entry.names : [...entry.names, name]
     await this.#index.put(id, indexEntry({ ...entry, names }))
     entry.names = names
+  }
+
+  #newest(): TemplateId | null {
+    const [newest] = [...this.#entries].toSorted(([, a], [, b]) => b.usedAtMs - a.usedAtMs)
+    return newest?.[0] ?? null
   }
 
   /** @returns how much the remains of interrupted fetches took */

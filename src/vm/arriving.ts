@@ -117,6 +117,7 @@ export class ArrivingVm {
     const { manifest } = templates.get(this.spec.templateId)
     requireRunnable(binary, manifest.machine, this.spec.nics)
     const files = templates.files(this.spec.templateId)
+    await templates.used(this.spec.templateId)
     const process = await QemuProcess.start(
       binary,
       {

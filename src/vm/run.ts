@@ -54,6 +54,7 @@ async function startClaimed(
   await using cleanup = new AsyncDisposableStack()
   const { id, name, nics } = claim
   const files = node.templates.files(template.id)
+  await node.templates.used(template.id)
   const { process, generationId } = await startClone(
     { binary, directories: node.directories },
     { id, template, files, nics, runDir: node.runDir(id) },

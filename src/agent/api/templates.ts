@@ -1,9 +1,11 @@
 import type { FastifyInstance } from 'fastify'
 import type { TemplateRecord } from '../../domain/template.ts'
-import { type CreateStep, createTemplate, type VerifyProgress } from '../../template/index.ts'
+import { type CreateStep, createTemplate } from '../../template/index.ts'
 import type { SealStep } from '../../vm/index.ts'
 import {
   createTemplateSchema,
+  type GcReply,
+  gcTemplatesSchema,
   type PullTemplateReply,
   pullTemplateSchema,
   type SealVmReply,
@@ -17,6 +19,7 @@ import { machineSpec } from '../machine.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
 import { pullTemplate } from '../pull-template.ts'
 import { templateBoot } from '../template-boot.ts'
+import { verifyTemplates } from '../verify-templates.ts'
 import { checked, streamReply } from './request.ts'
 
 const SEAL_STAGES: Readonly<Record<SealStep, string>> = {
@@ -35,7 +38,7 @@ type TemplateParams = { Params: { template: string } }
 
 /**
  * GET and POST /templates, GET and DELETE /templates/T, POST /templates/T/pull,
- * POST /templates/{from-vm,verify}. What is posted is answered with NDJSON.
+ * POST /templates/{from-vm,verify,gc}. What is posted is answered with NDJSON, but gc.
  */
 export function templateRoutes(server: FastifyInstance, parts: AgentParts): void {
   const { templates } = parts
@@ -106,17 +109,17 @@ export function templateRoutes(server: FastifyInstance, parts: AgentParts): void
   })
 
   server.post('/templates/verify', (request, reply) => {
-    const { template } = checked(verifyTemplatesSchema, request.body)
-    const records = template === null ? templates.list() : [templates.resolve(template)]
-    return streamReply<TemplateProgress, VerifyReply>(reply, async (progress, signal) => {
-      const verified: VerifyReply['templates'] = []
-      for (const { id, names } of records) {
-        const onProgress = ({ bytesDone, bytesTotal }: VerifyProgress) =>
-          progress({ stage: `verifying ${names[0] ?? id}`, done: bytesDone, total: bytesTotal })
-        verified.push({ id, names, ...(await templates.verify(id, { signal, onProgress })) })
-      }
-      return { templates: verified, ok: verified.every(({ ok }) => ok) }
-    })
+    const wanted = checked(verifyTemplatesSchema, request.body)
+    return streamReply<TemplateProgress, VerifyReply>(reply, (progress, signal) =>
+      verifyTemplates(parts, { ...wanted, progress, signal }),
+    )
+  })
+
+  server.post('/templates/gc', (request): Promise<GcReply> => {
+    const { limitBytes } = checked(gcTemplatesSchema, request.body)
+    // Without a hypervisor nobody knows whether a VM still runs from one.
+    hypervisorOf(parts)
+    return parts.templateSpace.collect(limitBytes, { spareNewest: false })
   })
 
   server.delete<TemplateParams>('/templates/:template', async (request) => {

@@ -10,6 +10,7 @@ interface AgentOptions {
   listen?: string[]
   join?: string
   memoryLimit?: number
+  templateLimit?: number
   qemu?: string
   accel?: 'auto' | 'kvm' | 'tcg'
 }
@@ -30,7 +31,7 @@ export function registerAgent(program: Command, action: Action): void {
     )
     .option(
       '--config <file>',
-      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, memoryLimitBytes, qemu, accel, logLevel',
+      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, memoryLimitBytes, templateLimitBytes, qemu, accel, logLevel',
     )
     .option('--name <name>', "how other nodes call this one (default: the host's name)")
     .option('--data-dir <dir>', 'templates, identity, records (default: /var/lib/drover)')
@@ -41,14 +42,20 @@ export function registerAgent(program: Command, action: Action): void {
     )
     .option('--join <token>', 'join the mesh of `drover mesh token`')
     .option('--memory-limit <size>', 'what VMs and templates may take together', size)
+    .option(
+      '--template-limit <size>',
+      'what templates may take on disk: the least useful go when one comes',
+      size,
+    )
     .option('--qemu <path>', 'QEMU binary (default: qemu-system-x86_64)')
     .addOption(
       new Option('--accel <kind>', 'what executes guests (default: auto)').choices(['auto', 'kvm', 'tcg']),
     )
   command.action(
-    action(async (session, { memoryLimit, ...options }: AgentOptions) => {
+    action(async (session, { memoryLimit, templateLimit, ...options }: AgentOptions) => {
       const flags: AgentFlags = { ...options }
       if (memoryLimit !== undefined) flags.memoryLimitBytes = memoryLimit
+      if (templateLimit !== undefined) flags.templateLimitBytes = templateLimit
       // The default socket gives way to the config file's; a flag or DROVER_SOCKET doesn't.
       if (program.getOptionValueSource('socket') !== 'default') flags.socket = session.socket
       if (session.verbosity > 0) flags.logLevel = session.verbosity === 1 ? 'debug' : 'trace'

@@ -2,6 +2,8 @@ import { resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import type {
   CreateTemplateRequest,
+  GcReply,
+  GcTemplatesRequest,
   MeshTemplateReply,
   MeshTemplatesReply,
   PullTemplateReply,
@@ -11,6 +13,7 @@ import type {
   TemplateProgress,
   TemplateReply,
   VerifyReply,
+  VerifyTemplatesRequest,
 } from '../../agent/api-schema.ts'
 import { PAGE_BYTES } from '../../domain/page.ts'
 import { apiPath } from '../client.ts'
@@ -116,19 +119,42 @@ export function registerTemplate(program: Command, action: Action): void {
     .command('verify')
     .argument('[T]', 'default: all of them')
     .description(
-      'Read everything again and compare it with the hashes. Exit code 1 when something is damaged.',
+      'Read everything again and compare it with the hashes; what is damaged is repaired page by page from nodes that have ' +
+        'it. Exit code 1 when something stays damaged.',
     )
-    .addHelpText('before', examples(['drover template verify', ''], ['drover template verify web', '']))
+    .addHelpText(
+      'before',
+      examples(['drover template verify', ''], ['drover template verify web --no-repair', 'look only']),
+    )
+    .option('--no-repair', 'say what is damaged, and change nothing')
     .action(
-      action(async ({ client, out }, _options, ref: string | undefined) => {
-        const request = {
-          method: 'POST',
-          path: '/templates/verify',
-          body: { template: ref ?? null },
-        } as const
+      action(async ({ client, out }, { repair }: { repair: boolean }, ref: string | undefined) => {
+        const body: VerifyTemplatesRequest = { template: ref ?? null, repair }
+        const request = { method: 'POST', path: '/templates/verify', body } as const
         const verified = await client.operation<TemplateProgress, VerifyReply>(request, showProgress(out))
         out.result(verified, renderVerified)
         return verified.ok ? 0 : EXIT_CODES.failed
+      }),
+    )
+
+  template
+    .command('gc')
+    .description(
+      'Remove what interrupted fetches left, and as many templates as it takes for the others to fit the limit: those ' +
+        'that other nodes have first, the longest unused first, never one that a VM needs.',
+    )
+    .addHelpText(
+      'before',
+      examples(
+        ['drover template gc --limit 20G', ''],
+        ['drover template gc', "by the agent's --template-limit, if it has one"],
+      ),
+    )
+    .option('--limit <size>', 'what the templates that stay may take on disk', size)
+    .action(
+      action(async ({ client, out }, { limit }: { limit?: number }) => {
+        const body: GcTemplatesRequest = { limitBytes: limit ?? null }
+        out.result(await client.request<GcReply>('POST', '/templates/gc', body), renderCollected)
       }),
     )
 
@@ -283,13 +309,24 @@ function renderOne(template: TemplateReply): string {
 
 function renderVerified({ templates }: VerifyReply): string {
   return templates
-    .map(({ id, names, ok, damaged }) => {
-      const label = `${names[0] ?? shortId(id)}: ${ok ? 'ok' : 'DAMAGED'}`
+    .map(({ id, names, damaged, repaired, error }) => {
+      const state = damaged.length === 0 ? 'ok' : repaired === null ? 'DAMAGED' : 'repaired'
       const files = damaged.map(
         ({ file, pages }) =>
           `  ${file}${pages === undefined ? '' : `: pages ${pages.slice(0, 16).join(', ')}`}`,
       )
-      return [label, ...files].join('\n')
+      const why = error === null ? [] : [`  not repaired: ${error.message} (${error.code})`]
+      return [`${names[0] ?? shortId(id)}: ${state}`, ...files, ...why].join('\n')
     })
     .join('\n')
+}
+
+function renderCollected({ removed, partialBytes, keptBytes, limitBytes }: GcReply): string {
+  const gone = removed.map(
+    ({ id, names, bytes }) => `removed ${names[0] ?? shortId(id)}  ${formatBytes(bytes)}`,
+  )
+  const partial =
+    partialBytes === 0 ? [] : [`removed remains of interrupted fetches  ${formatBytes(partialBytes)}`]
+  const limit = limitBytes === null ? 'no limit' : `limit ${formatBytes(limitBytes)}`
+  return [...gone, ...partial, `${formatBytes(keptBytes)} of templates kept (${limit})`].join('\n')
 }
