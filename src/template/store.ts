@@ -287,7 +287,11 @@ export class TemplateStore {
    * @param options.spareNewest - keep the one that was used last, or came last, whatever the limit
    * @returns what was removed, and how much the templates take that stay
    */
-  async gc(options: { limitBytes: number | null; isElsewhere: (id: TemplateId) => boolean }): Promise<{
+  async gc(options: {
+    limitBytes: number | null
+    isElsewhere: (id: TemplateId) => boolean
+    spareNewest: boolean
+  }): Promise<{
     removed: { record: TemplateRecord; bytes: number }[]
     keptBytes: number
     partialBytes: number
