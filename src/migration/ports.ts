@@ -1,7 +1,7 @@
 import type { AbstractBatchOperation } from 'abstract-level'
 import type { Level } from 'level'
-import type { MachineSpec } from '../domain/template.ts'
-import type { MigrationId, PeerIdText, VmRecord, VmSpec } from '../domain/vm.ts'
+import type { MachineSpec, TemplateId } from '../domain/template.ts'
+import type { MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 
 /** The agent's one database; every room has sublevels of its own in it. */
@@ -9,14 +9,18 @@ export type Database = Level<string, unknown>
 /** A write that goes to disk together with others, or not at all. */
 export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
 
-/** A VM of this node while it is being moved away. */
-export interface DepartingVm {
+/** A VM of this node that may be moved away. */
+export interface MovableVm {
   readonly record: VmRecord
   readonly process: QemuProcess
   readonly ramPath: string
   readonly machine: MachineSpec
   /** Paused by its user: it stays paused wherever it ends up. */
   readonly paused: boolean
+}
+
+/** A VM of this node while it is being moved away. */
+export interface DepartingVm extends MovableVm {
   /** On disk: the Grant may have left. */
   doubt(destination: PeerIdText): Promise<void>
   /** On disk: the VM is ours; then resumed. */
@@ -38,6 +42,8 @@ export interface ArrivingVm {
 
 /** What moving needs of the node's VMs. */
 export interface MovableVms {
+  /** Throws what `depart` would reject with at this moment; changes nothing. */
+  movable(name: string): MovableVm
   depart(name: string, migrationId: MigrationId): Promise<DepartingVm>
   /** VMs in doubt, also those whose QEMU has ended. */
   inDoubt(): DepartingVm[]
@@ -52,4 +58,15 @@ export interface MovableVms {
     templateBytes: number
     migrationId: MigrationId
   }): Promise<ArrivingVm>
+  /** Memory for all of them or for none, until disposed; `reserve` takes over the place of the same VM and source. */
+  reserveHerd(
+    places: readonly {
+      id: VmId
+      source: PeerIdText
+      templateId: TemplateId
+      privatePages: number
+      /** As `templateBytes` of `reserve`. */
+      missingTemplateBytes: number
+    }[],
+  ): Disposable
 }
