@@ -26,8 +26,8 @@ export function count(text: string): number {
 /** A whole number from 1 to `max`. */
 export function countTo(max: number): (text: string) => number {
   return (text) => {
-    const number = count(text)
-    return valid(number <= max ? number : null, `Give a whole number from 1 to ${max}.`)
+    const isCount = /^[1-9]\d{0,5}$/.test(text) && Number(text) <= max
+    return valid(isCount ? Number(text) : null, `Give a whole number from 1 to ${max}.`)
   }
 }
 

@@ -1,12 +1,13 @@
 /** Several VMs moved by one command, as a user does it. */
 import { execFile } from 'node:child_process'
-import { stat } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import type { EventReply, StatusReply } from '../../src/agent/api-schema.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
 import { guestRamUse } from '../bench/guest-ram.ts'
 import type { AgentUnderTest } from './drover.ts'
 import { showVm } from './two-nodes.ts'
+
+const run = promisify(execFile)
 
 /** What `migrate --json` printed of one VM that was not moved at all. */
 export interface NotMoved {
@@ -25,7 +26,8 @@ export interface HerdEnd {
 export function parseDocuments(stdout: string): Pick<HerdEnd, 'reports' | 'notMoved'> {
   const lines = stdout.split('\n').filter((line) => line !== '')
   const documents = lines.map((line) => JSON.parse(line) as MigrationReport | NotMoved)
-  const isReport = (document: MigrationReport | NotMoved): document is MigrationReport => 'outcome' in document
+  const isReport = (document: MigrationReport | NotMoved): document is MigrationReport =>
+    'outcome' in document
   return {
     reports: documents.filter(isReport),
     notMoved: documents.filter((document): document is NotMoved => !isReport(document)),
@@ -67,8 +69,6 @@ export interface HerdMemory {
   privateBytes: number
   /** The template's RAM file in the page cache, once. */
   residentTemplateBytes: number
-  /** What of that file isn't a hole. */
-  templateBytes: number
 }
 
 /** Guest memory of VMs of one template on a node. */
@@ -79,16 +79,14 @@ export async function guestMemory(
 ): Promise<HerdMemory> {
   const pids = await Promise.all(names.map(async (name) => (await showVm(agent, name)).pid!))
   const uses = await Promise.all(pids.map((pid) => guestRamUse(pid, ramPath)))
-  const fincore = await promisify(execFile)('fincore', [
-    '--bytes',
-    '--noheadings',
-    '--output',
-    'RES',
-    ramPath,
-  ])
   return {
     privateBytes: uses.reduce((sum, use) => sum + use.privateBytes, 0),
-    residentTemplateBytes: Number(fincore.stdout),
-    templateBytes: (await stat(ramPath)).blocks * 512,
+    residentTemplateBytes: await residentBytes(ramPath),
   }
+}
+
+/** What of a file is in the page cache: once, however many processes map it (fincore(1)). */
+export async function residentBytes(path: string): Promise<number> {
+  const { stdout } = await run('fincore', ['--bytes', '--noheadings', '--output', 'RES', path])
+  return Number(stdout)
 }

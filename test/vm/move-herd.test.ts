@@ -1,4 +1,5 @@
 /** Clones of one template, moved by one command: admitted together, side by side, the template once. */
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -11,6 +12,7 @@ import {
   parseDocuments,
   pastEvents,
   reservedBytes,
+  residentBytes,
 } from '../support/herd.ts'
 import { inRounds, MoveUnderWay } from '../support/move-under-way.ts'
 import { qemuPids } from '../support/node-state.ts'
@@ -77,8 +79,11 @@ test('eight clones with data of their own to a node without the template: it tra
 
   const { code, wallMs, reports, notMoved } = await moveHerd(source, HERD, 'edge-2')
 
-  const ramPath = join(destination.dataDir, 'templates', templateId, 'ram')
-  const memory = await guestMemory(destination, HERD, ramPath)
+  const ramPath = (agent: AgentUnderTest) => join(agent.dataDir, 'templates', templateId, 'ram')
+  const memory = await guestMemory(destination, HERD, ramPath(destination))
+  // In use where the clones come from: holes that a guest has read are pages of zeros in the cache, here as there.
+  const templateInUseBytes = await residentBytes(ramPath(source))
+  const templateOnDiskBytes = (await stat(ramPath(destination))).blocks * 512
   expect({ code, notMoved }).toEqual({ code: 0, notMoved: [] })
   expect(reports.map(({ vm }) => vm).toSorted()).toEqual(HERD)
   for (const report of reports) {
@@ -86,14 +91,23 @@ test('eight clones with data of their own to a node without the template: it tra
   }
   const fetched = templateBytes(reports).filter((bytes) => bytes > 0)
   const privateBytes = sum(reports.map(({ pages }) => pages.private)) * PAGE_BYTES
-  console.log(JSON.stringify({ wallMs, fetched, ...memory, privateAtSourceBytes: privateBytes }))
+  console.log(
+    JSON.stringify({
+      wallMs,
+      fetched,
+      ...memory,
+      templateInUseBytes,
+      templateOnDiskBytes,
+      privateAtSourceBytes: privateBytes,
+    }),
+  )
   console.log(JSON.stringify(reports.map(({ durationsMs }) => durationsMs)))
   expect(fetched).toHaveLength(1)
-  expect(fetched[0]).toBeLessThan(memory.templateBytes)
+  expect(fetched[0]).toBeLessThan(templateInUseBytes)
   expect(memory.residentTemplateBytes).toBeGreaterThan(0)
-  expect(memory.privateBytes + memory.residentTemplateBytes).toBeLessThanOrEqual(
-    memory.templateBytes + 1.05 * privateBytes,
-  )
+  // Apart, so that room in one of them hides nothing of the other.
+  expect(memory.residentTemplateBytes).toBeLessThanOrEqual(templateInUseBytes)
+  expect(memory.privateBytes).toBeLessThanOrEqual(1.05 * privateBytes)
 
   expect((await vmNames(destination)).toSorted()).toEqual(HERD)
   expect(await vmNames(source)).toEqual([])
