@@ -12,12 +12,17 @@
  */
 import { z } from 'zod'
 import type { ErrorBody, Outcome } from '../domain/errors.ts'
-import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
+import {
+  MAX_HERD_VMS,
+  MAX_PARALLEL_MOVES,
+  type MigrationProgress,
+  type MigrationReport,
+} from '../domain/migration.ts'
 import type { NodeMemory, NodeQemu, NodeVm } from '../domain/node.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import type { Accelerator, TemplateId } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
-import type { NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
+import type { MigrationId, NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
 
 export const NDJSON = 'application/x-ndjson'
 
@@ -97,10 +102,13 @@ export type RunVmRequest = z.infer<typeof runVmSchema>
 export const stopVmSchema = z.strictObject({ force: z.boolean() })
 
 export const migrateSchema = z.strictObject({
-  vm: reference,
+  vms: z.array(reference).min(1).max(MAX_HERD_VMS, `at most ${MAX_HERD_VMS} VMs at a time`),
   to: reference,
+  /** For all of them together. */
   maxBandwidthBytesPerSecond: z.number().positive().nullable(),
   maxBlackoutMs: z.number().positive().nullable(),
+  /** Moves side by side; the others wait, and are listed as running in phase `negotiate`. */
+  parallel: z.int().min(1).max(MAX_PARALLEL_MOVES),
 })
 export type MigrateRequest = z.infer<typeof migrateSchema>
 
@@ -324,6 +332,11 @@ export interface VmShowReply extends VmReply {
   runState: string | null
   /** Unix socket that carries the serial console; null while the VM is stopped. */
   consoleSocket: string | null
+}
+
+/** What became of a request to move VMs, in its order; `vm` as it was asked for. */
+export interface MigrateReply {
+  migrations: ({ vm: string; migrationId: MigrationId } | { vm: string; error: ApiError })[]
 }
 
 /** A move as it ended, or as far as it is. */

@@ -23,6 +23,14 @@ export function count(text: string): number {
   return valid(/^[1-9]\d{0,5}$/.test(text) ? Number(text) : null, 'Give a whole number above zero.')
 }
 
+/** A whole number from 1 to `max`. */
+export function countTo(max: number): (text: string) => number {
+  return (text) => {
+    const isCount = /^[1-9]\d{0,5}$/.test(text) && Number(text) <= max
+    return valid(isCount ? Number(text) : null, `Give a whole number from 1 to ${max}.`)
+  }
+}
+
 export function pattern(text: string): string {
   try {
     new RegExp(text, 'm')

@@ -6,32 +6,29 @@ import type { Session } from './session.ts'
 import { formatBytes, formatCount } from './units.ts'
 
 /** Ctrl-C asks for a cancel and waits on: only the report says who has the VM. */
-const UNINTERRUPTED = new AbortController().signal
+export const UNINTERRUPTED = new AbortController().signal
 
-/** Shows a move's progress until its report is there. */
+/** Follows a move until its report is there. */
 export async function watchMigration(
-  { client, out }: Session,
+  { client }: Session,
   migrationId: string,
-  signal: AbortSignal = UNINTERRUPTED,
+  { signal, onProgress }: { signal: AbortSignal; onProgress: (progress: MigrationProgress) => void },
 ): Promise<MigrationReport> {
   const request = { method: 'GET', path: apiPath`/migrations/${migrationId}/watch`, signal } as const
-  return await client.operation<MigrationProgress, MigrationReport>(request, (progress) => {
-    const { vm, phase, round, pagesSent, bytesSent } = progress
-    const where = phase === 'rounds' ? `round ${round}` : phase
-    out.progress(`${vm}: ${where}, ${formatCount(pagesSent)} pages, ${formatBytes(bytesSent)}`)
-  })
+  return await client.operation<MigrationProgress, MigrationReport>(request, onProgress)
+}
+
+/** Where a move is, in half a line. */
+export function describeProgress({ vm, phase, round, pagesSent, bytesSent }: MigrationProgress): string {
+  const where = phase === 'rounds' ? `round ${round}` : phase
+  return `${vm}: ${where}, ${formatCount(pagesSent)} pages, ${formatBytes(bytesSent)}`
 }
 
 /** Asks for a cancel. What came of it is in the report, so an answer of "too late" is only told. */
 export async function cancelMigration({ client, out }: Session, migrationId: string): Promise<void> {
-  out.note('cancelling; waiting for the move to end (Ctrl-C again to leave at once)')
+  const path = apiPath`/migrations/${migrationId}/cancel`
   try {
-    await client.request<MigrationReply>(
-      'POST',
-      apiPath`/migrations/${migrationId}/cancel`,
-      undefined,
-      UNINTERRUPTED,
-    )
+    await client.request<MigrationReply>('POST', path, undefined, UNINTERRUPTED)
   } catch (error) {
     if (!(error instanceof DroverError)) throw error
     out.note(`drover: ${error.message} (${error.code})`)

@@ -2,6 +2,13 @@ import type { ErrorBody } from './errors.ts'
 import type { TemplateId } from './template.ts'
 import type { MigrationId, PeerIdText } from './vm.ts'
 
+/** VMs that one command moves, and that are admitted together: a message of 300 KB at most. */
+export const MAX_HERD_VMS = 64
+/** Of those, side by side when nobody said otherwise: more than two cores have use for. */
+export const DEFAULT_PARALLEL_MOVES = 4
+/** As many moves as a node has under way at all; to one other it keeps to what that one takes. */
+export const MAX_PARALLEL_MOVES = 16
+
 /** How a move ended. `in-doubt` is not an end: it is reported while nobody may run the VM. */
 export type MigrationOutcome = 'completed' | 'failed' | 'cancelled' | 'refused' | 'in-doubt'
 
@@ -29,7 +36,7 @@ export interface PageReport {
   template: number
 }
 
-/** What one move did: the `migrate --json` document. */
+/** What one move did: the `migrate --json` document. Its time begins when its turn comes. */
 export interface MigrationReport {
   migrationId: MigrationId
   vm: string

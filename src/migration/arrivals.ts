@@ -5,8 +5,11 @@ import { type ControlBody, pagesHelloCodec } from '../wire/migration-messages.ts
 import { ControlChannel } from './control.ts'
 import { type DestinationComponents, DestinationMove } from './destination.ts'
 import { MigrationError } from './errors.ts'
+import { refuseFor } from './farewell.ts'
+import { KeptHerds } from './kept-herds.ts'
 import {
   HANDOVER_PROTOCOL,
+  HERD_PROTOCOL,
   MAX_ARRIVALS_PER_PEER,
   MAX_MOVES,
   MIGRATE_PROTOCOL,
@@ -18,21 +21,28 @@ import { serveVerdicts } from './verdict.ts'
 /** A hello is a UUID and its field header. */
 const MAX_HELLO_BYTES = 128
 
-/** The moves to this node: takes offers, brings the streams of one move together, answers for Grants. */
+/** The moves to this node: keeps places for herds, takes offers, brings the streams of one move together, answers for Grants. */
 export class Arrivals {
   readonly #components: DestinationComponents
+  readonly #herds: KeptHerds
   readonly #moves = new Map<MigrationId, DestinationMove>()
   readonly #running = new Set<Promise<void>>()
   readonly #stopping = new AbortController()
 
   constructor(components: DestinationComponents) {
     this.#components = components
+    this.#herds = new KeptHerds(components)
   }
 
   handlers(): { protocol: string; handler: ChannelHandler }[] {
     const { journal } = this.#components
     const pending = (migrationId: MigrationId, source: PeerIdText) => this.#find(migrationId, source)
+    const untilStop = (signal: AbortSignal) => AbortSignal.any([signal, this.#stopping.signal])
     return [
+      {
+        protocol: HERD_PROTOCOL,
+        handler: (channel, signal) => this.#herds.serve(channel, untilStop(signal)),
+      },
       { protocol: MIGRATE_PROTOCOL, handler: (channel, signal) => this.#arrive(channel, signal) },
       { protocol: PAGES_PROTOCOL, handler: (channel, signal) => this.#acceptPages(channel, signal) },
       { protocol: HANDOVER_PROTOCOL, handler: serveVerdicts({ journal, pending }) },
@@ -50,8 +60,7 @@ export class Arrivals {
     const offer = await control.receive(['offer'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     const refusal = this.#refusal(offer, channel.peer)
     if (refusal !== null) {
-      const { code, message } = refusal
-      await control.send({ kind: 'refuse', code, message, detailsJson: '{}' }, signal)
+      await control.send(refuseFor(refusal), signal)
       return channel.close()
     }
     const move = new DestinationMove(this.#components, { channel, offer })
@@ -70,7 +79,7 @@ export class Arrivals {
     if (this.#moves.has(migrationId)) {
       return new MigrationError('PROTOCOL_VIOLATION', `move ${migrationId} is under way already`)
     }
-    const ofPeer = [...this.#moves.values()].filter(({ source }) => source === peer)
+    const ofPeer = [...this.#moves.values()].filter(({ source, isOver }) => source === peer && !isOver)
     if (this.#moves.size < MAX_MOVES && ofPeer.length < MAX_ARRIVALS_PER_PEER) return null
     const arriving = `${ofPeer.length} VMs arrive from you, ${this.#moves.size} in all`
     return new MigrationError('TOO_MANY_MOVES', `${arriving}: try again when they are here`)

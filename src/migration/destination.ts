@@ -2,7 +2,6 @@ import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { decompressDeviceState, PageHashes } from '../codec/index.ts'
-import { errorBody } from '../domain/errors.ts'
 import { PAGE_BYTES, ZERO_PAGE } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
@@ -18,10 +17,11 @@ import {
 } from '../qemu/index.ts'
 import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
-import { type ControlBody, MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
+import type { ControlBody } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
+import { refuseFor } from './farewell.ts'
 import { destinationHandover } from './handover.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { ArrivingVm, FindProviders, MovableVms } from './ports.ts'
@@ -81,6 +81,11 @@ export class DestinationMove implements PendingGrant {
     this.offer = init.offer
     // A move that fails before its pages stream comes must not leave an unhandled rejection.
     this.#pages.promise.catch(() => {})
+  }
+
+  /** Decided here, one way or the other: the source may begin another one, while what is left of this one goes. */
+  get isOver(): boolean {
+    return this.#handover.state === 'owner' || this.#handover.state === 'discarded'
   }
 
   /** Takes the pages stream that the source opened for this move; resolves when the move has ended. */
@@ -343,15 +348,10 @@ export class DestinationMove implements PendingGrant {
   }
 
   async #tellSource(error: unknown, refused: boolean): Promise<void> {
-    const { code, message, details } = errorBody(error)
-    const text = message.slice(0, MAX_TEXT_LENGTH)
     const signal = AbortSignal.timeout(TIMEOUTS_MS.farewell)
-    const send = refused
-      ? this.#control.send(
-          { kind: 'refuse', code, message: text, detailsJson: JSON.stringify(details) },
-          signal,
-        )
-      : this.#control.send({ kind: 'abort', code, message: text }, signal)
+    const refusal = refuseFor(error)
+    const { code, message } = refusal
+    const send = this.#control.send(refused ? refusal : { kind: 'abort', code, message }, signal)
     await send.catch(() => {
       // A source that can't be told finds the stream broken.
     })

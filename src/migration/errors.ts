@@ -8,6 +8,7 @@ export const MIGRATION_ERRORS = {
   NOT_IN_DOUBT: 'refused',
   ALREADY_HERE: 'refused',
   TOO_MANY_MOVES: 'refused',
+  VM_BUSY: 'refused',
   QEMU_TOO_OLD: 'refused',
   DEVICE_STATE_TOO_LARGE: 'refused',
   BLACKOUT_TOO_LONG: 'failed',

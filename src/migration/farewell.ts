@@ -1,5 +1,5 @@
 import { errorBody } from '../domain/errors.ts'
-import { MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
+import { type ControlBody, MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
 import type { ControlChannel } from './control.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 
@@ -21,4 +21,11 @@ export async function tellPeer(control: ControlChannel, error: unknown): Promise
   const { code, message } = errorBody(error)
   const body = { code, message: message.slice(0, MAX_TEXT_LENGTH) }
   await control.send({ kind: 'abort', ...body }, AbortSignal.timeout(TIMEOUTS_MS.farewell)).catch(() => {})
+}
+
+/** The Refuse that tells a source of an error. */
+export function refuseFor(error: unknown): ControlBody<'refuse'> {
+  const { code, message, details } = errorBody(error)
+  const detailsJson = JSON.stringify(details)
+  return { kind: 'refuse', code, message: message.slice(0, MAX_TEXT_LENGTH), detailsJson }
 }

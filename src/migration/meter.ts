@@ -7,10 +7,10 @@ import type { Channel } from '../wire/channel.ts'
 export class MoveMeter {
   readonly report: MigrationReport
   readonly channels: Channel[] = []
-  readonly #startedMs = performance.now()
   #phase: MigrationPhase = 'negotiate'
-  #running = true
-  #phaseStartedMs = this.#startedMs
+  #running = false
+  #startedMs = 0
+  #phaseStartedMs = 0
 
   constructor(move: Pick<MigrationReport, 'migrationId' | 'vm' | 'from' | 'to' | 'templateId'>) {
     this.report = {
@@ -39,6 +39,12 @@ export class MoveMeter {
 
   get phase(): MigrationPhase {
     return this.#phase
+  }
+
+  /** The move's turn has come: its time begins. */
+  begin(): void {
+    this.#startedMs = performance.now()
+    this.enter('negotiate')
   }
 
   /** Ends the current phase and begins the next. */

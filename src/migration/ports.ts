@@ -1,7 +1,7 @@
 import type { AbstractBatchOperation } from 'abstract-level'
 import type { Level } from 'level'
 import type { MachineSpec, TemplateId } from '../domain/template.ts'
-import type { MigrationId, PeerIdText, VmRecord, VmSpec } from '../domain/vm.ts'
+import type { MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 import type { ProviderPeer } from '../template/index.ts'
 
@@ -13,14 +13,18 @@ export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
 /** Peers that may have a template, the best first; none where nobody is known to. */
 export type FindProviders = (id: TemplateId, signal: AbortSignal) => Promise<readonly ProviderPeer[]>
 
-/** A VM of this node while it is being moved away. */
-export interface DepartingVm {
+/** A VM of this node that may be moved away. */
+export interface MovableVm {
   readonly record: VmRecord
   readonly process: QemuProcess
   readonly ramPath: string
   readonly machine: MachineSpec
   /** Paused by its user: it stays paused wherever it ends up. */
   readonly paused: boolean
+}
+
+/** A VM of this node while it is being moved away. */
+export interface DepartingVm extends MovableVm {
   /** On disk: the Grant may have left. */
   doubt(destination: PeerIdText): Promise<void>
   /** On disk: the VM is ours; then resumed. */
@@ -42,6 +46,8 @@ export interface ArrivingVm {
 
 /** What moving needs of the node's VMs. */
 export interface MovableVms {
+  /** Throws what `depart` would reject with at this moment; changes nothing. */
+  movable(name: string): MovableVm
   depart(name: string, migrationId: MigrationId): Promise<DepartingVm>
   /** VMs in doubt, also those whose QEMU has ended. */
   inDoubt(): DepartingVm[]
@@ -56,4 +62,15 @@ export interface MovableVms {
     templateBytes: number
     migrationId: MigrationId
   }): Promise<ArrivingVm>
+  /** Memory for all of them or for none, until disposed; `reserve` takes over the place of the same VM and source. */
+  reserveHerd(
+    places: readonly {
+      id: VmId
+      source: PeerIdText
+      templateId: TemplateId
+      privatePages: number
+      /** As `templateBytes` of `reserve`. */
+      missingTemplateBytes: number
+    }[],
+  ): Disposable
 }

@@ -10,11 +10,14 @@ export const PAGES_PROTOCOL = '/drover/pages/1'
 /** What became of a Grant. */
 export const HANDOVER_PROTOCOL = '/drover/handover/1'
 
+/** Memory for several VMs at once, before the first of them is offered. */
+export const HERD_PROTOCOL = '/drover/herd/1'
+
 /** One bound per phase; a move never waits without one. */
 export const TIMEOUTS_MS = {
   /** Reaching the destination: outside of the blackout, with time for a slow link. */
   dial: 15_000,
-  /** From Offer to Accept: admission only. */
+  /** From Offer to Accept, or HerdOffer to HerdAccept: admission only. */
   accept: 15_000,
   /** Handing one control message to a link that may be full. */
   send: 30_000,
@@ -22,6 +25,8 @@ export const TIMEOUTS_MS = {
   prepare: 60_000,
   /** All rounds together, as the destination waits for Finish: a slow link and a large VM. */
   rounds: 24 * 3_600_000,
+  /** All moves of a herd, as the destination keeps their places: a dead peer breaks the channel long before. */
+  herd: 24 * 3_600_000,
   /** From one frame of pages to the next, up to Finish: 1 MiB at 9 kB/s. */
   pagesSilence: 120_000,
   /** From the end of a round's sending to RoundApplied. */
@@ -52,5 +57,9 @@ export const VERDICT_RETRY_MS = { first: 250, last: 30_000 } as const
 
 /** Moves that one node sends or receives at a time. */
 export const MAX_MOVES = 16
-/** Of those, moves that one peer may have under way to here. */
+/** Of those, moves that one peer may have under way to here; a source keeps to it by waiting. */
 export const MAX_ARRIVALS_PER_PEER = 8
+/** Moves from here that run or wait for their turn: four of the largest herds. */
+export const MAX_DEPARTURES = 256
+/** Herds that one peer may have places for at a time: commands that overlap. What they hold is memory, admitted. */
+export const MAX_HERDS_PER_PEER = 8

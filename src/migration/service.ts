@@ -15,16 +15,21 @@ import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { Arrivals } from './arrivals.ts'
 import { Doubts } from './doubts.ts'
 import { MigrationError } from './errors.ts'
+import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
-import type { Database, DepartingVm, FindProviders, MovableVms } from './ports.ts'
-import { MAX_MOVES, TIMEOUTS_MS } from './protocol.ts'
-import { type MoveRequest, SourceMove } from './source.ts'
+import { MoveLanes } from './lanes.ts'
+import { Pace } from './pace.ts'
+import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms } from './ports.ts'
+import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
+import { type MoveRequest, type SourceComponents, SourceMove } from './source.ts'
 import type { Verdict } from './verdict.ts'
 
 export type MigrationEvent =
   | { kind: 'migration-started'; migrationId: MigrationId; vm: string; to: PeerIdText }
   | { kind: 'migration-ended'; migrationId: MigrationId; vm: string; to: PeerIdText; outcome: string }
   | { kind: 'migration-arrived'; migrationId: MigrationId; vm: string; from: PeerIdText }
+  | { kind: 'herd-admitted'; herdId: string; from: PeerIdText; vms: number }
+  | { kind: 'herd-refused'; herdId: string; from: PeerIdText; vms: number; code: string }
   | { kind: 'migration-discarded'; migrationId: MigrationId; vm: string; from: PeerIdText; code: string }
   | { kind: 'migration-in-doubt'; migrationId: MigrationId; vm: string; to: PeerIdText }
   | { kind: 'migration-settled'; migrationId: MigrationId; vm: string; verdict: Verdict }
@@ -41,6 +46,24 @@ export interface MigrationComponents {
   onEvent: (event: MigrationEvent) => void
 }
 
+/** VMs that go to one node together. */
+export interface HerdRequest {
+  /** Names or ids. */
+  vms: readonly string[]
+  to: PeerIdText
+  /** For all of them together. */
+  maxBandwidthBytesPerSecond: number | null
+  /** Of each; null: DEFAULT_MAX_BLACKOUT_MS. */
+  maxBlackoutMs: number | null
+  /** Moves side by side. */
+  parallel: number
+}
+
+/** What became of one VM of a request: its move, whose report never rejects, or why there is none. */
+export type MoveStart =
+  | { vm: string; migrationId: MigrationId; report: Promise<MigrationReport> }
+  | { vm: string; error: unknown }
+
 export interface MigrationInit {
   /** How long a caller waits for a move in doubt before its report says so; asking goes on. */
   doubtReportMs?: number
@@ -55,6 +78,9 @@ export class MigrationService {
   readonly #doubts: Doubts
   readonly #progress = new EventEmitter()
   readonly #reports = new Map<MigrationId, Promise<MigrationReport>>()
+  readonly #lanes = new MoveLanes()
+  /** Herds until their channels are closed. */
+  readonly #herds = new Set<Promise<void>>()
   readonly #doubtReportMs: number
   #softDirty = false
 
@@ -86,6 +112,7 @@ export class MigrationService {
       }
     }
     await Promise.all([Promise.allSettled(this.#reports.values()), this.#arrivals.stop()])
+    await Promise.all(this.#herds)
     await this.#doubts.stop()
   }
 
@@ -98,21 +125,59 @@ export class MigrationService {
   }
 
   /**
-   * Moves a VM away. The report never rejects: how the move ended is in it.
+   * Moves VMs away: admitted together, then side by side. A VM that can't be
+   * moved doesn't keep the others here.
    *
-   * @throws MigrationError ALREADY_HERE, TOO_MANY_MOVES
+   * @throws MigrationError ALREADY_HERE, TOO_MANY_MOVES: for all of them
    */
-  migrate(request: MoveRequest): { migrationId: MigrationId; report: Promise<MigrationReport> } {
-    if (request.to === this.#components.peerId) {
-      throw new MigrationError('ALREADY_HERE', `'${request.vm}' runs on this node already`)
+  migrate({ vms, to, parallel, maxBlackoutMs, maxBandwidthBytesPerSecond }: HerdRequest): MoveStart[] {
+    if (to === this.#components.peerId) {
+      throw new MigrationError('ALREADY_HERE', 'that is the node that they are on', { details: { vms, to } })
     }
-    if (this.#departures.size >= MAX_MOVES) {
-      throw new MigrationError('TOO_MANY_MOVES', `${MAX_MOVES} VMs are on their way already: try again later`)
+    if (this.#departures.size + vms.length > MAX_DEPARTURES) {
+      const underWay = `${this.#departures.size} moves run or wait already, of ${MAX_DEPARTURES}`
+      throw new MigrationError('TOO_MANY_MOVES', `${underWay}: try again later`)
     }
+    const herd = new Herd({ open: this.#components.open, lanes: this.#lanes }, { to, parallel })
+    const pace = new Pace(maxBandwidthBytesPerSecond)
+    const members: HerdMember[] = []
+    const starts = vms.map((vm): MoveStart => {
+      try {
+        const movable = this.#movable(vm)
+        const request = { vm, spec: movable.record.spec, to, maxBlackoutMs }
+        const move = this.#depart(request, { pace, turn: (signal) => herd.turn(signal) })
+        members.push({ vm: movable, cancelled: move.cancelled })
+        const { migrationId } = move.meter.report
+        return { vm, migrationId, report: this.#reports.get(migrationId)! }
+      } catch (error) {
+        return { vm, error }
+      }
+    })
+    herd.begin(members)
+    this.#endWithItsMoves(herd, starts)
+    return starts
+  }
+
+  /** @throws what makes a move of the VM impossible; MigrationError VM_BUSY while another one of it waits */
+  #movable(vm: string): MovableVm {
+    const movable = this.#components.vms.movable(vm)
+    const { id } = movable.record.spec
+    const waiting = [...this.#departures.values()].find((move) => move.vmId === id)
+    if (waiting === undefined) return movable
+    const { migrationId } = waiting.meter.report
+    throw new MigrationError(
+      'VM_BUSY',
+      `'${vm}' is to be moved already: wait for it, or \`drover migration cancel ${migrationId}\``,
+      { details: { vm, migrationId } },
+    )
+  }
+
+  #depart(request: MoveRequest, shared: Pick<SourceComponents, 'pace' | 'turn'>): SourceMove {
     const migrationId = randomUUID()
     const move = new SourceMove(
       {
         ...this.#components,
+        ...shared,
         qemuVersion: this.#components.binary.version,
         trackerFor: (memory: GuestMemory) =>
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
@@ -127,7 +192,15 @@ export class MigrationService {
     this.#reports.set(migrationId, report)
     const forget = () => this.#reports.delete(migrationId)
     report.then(forget, forget)
-    return { migrationId, report }
+    return move
+  }
+
+  #endWithItsMoves(herd: Herd, starts: readonly MoveStart[]): void {
+    const reports = starts.flatMap((start) => ('report' in start ? [start.report] : []))
+    const ended = Promise.allSettled(reports).then(() => herd.end())
+    this.#herds.add(ended)
+    const forget = () => this.#herds.delete(ended)
+    ended.then(forget, forget)
   }
 
   async #finish(move: SourceMove): Promise<MigrationReport> {

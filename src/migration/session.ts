@@ -99,7 +99,8 @@ export class SourceSession implements AsyncDisposable {
   }
 }
 
-async function openInTime(
+/** @throws MigrationError MIGRATION_TIMEOUT; MeshError; the signal's reason */
+export async function openInTime(
   open: OpenChannel,
   { to, protocol, signal }: { to: PeerIdText; protocol: string; signal: AbortSignal },
 ): Promise<Channel> {

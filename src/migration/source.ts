@@ -2,26 +2,29 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
-import type { MigrationId, PeerIdText } from '../domain/vm.ts'
+import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
 import { pagesHelloCodec } from '../wire/migration-messages.ts'
 import type { ControlChannel } from './control.ts'
 import { MigrationError, RefusedError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
 import { sourceHandover } from './handover.ts'
 import { MoveMeter } from './meter.ts'
+import type { Pace } from './pace.ts'
 import type { DepartingVm, MovableVms } from './ports.ts'
 import { DEFAULT_MAX_BLACKOUT_MS, TIMEOUTS_MS } from './protocol.ts'
 import { decideAfterRound } from './rounds.ts'
-import { Pace, sendRound } from './send-round.ts'
+import { sendRound } from './send-round.ts'
 import { type SessionComponents, SourceSession } from './session.ts'
 import { countStockPages } from './stock-equivalent.ts'
 import { switchOver } from './switch-over.ts'
 import type { Verdict } from './verdict.ts'
 
 export interface MoveRequest {
+  /** As the user names it. */
   vm: string
+  /** The VM itself, as it is before it departs. */
+  spec: VmSpec
   to: PeerIdText
-  maxBandwidthBytesPerSecond: number | null
   /** null: DEFAULT_MAX_BLACKOUT_MS. */
   maxBlackoutMs: number | null
 }
@@ -30,6 +33,10 @@ export interface SourceComponents extends SessionComponents {
   vms: MovableVms
   peerId: PeerIdText
   qemuVersion: string
+  /** One for all moves of a herd. */
+  pace: Pace
+  /** Resolves when the move may begin; the result ends its turn. Until then the VM isn't touched. */
+  turn: (signal: AbortSignal) => Promise<Disposable>
   /** Asks the destination what became of a Grant until it answers, and acts on it. */
   settleDoubt: (vm: DepartingVm) => Promise<Verdict>
   onProgress: (meter: MoveMeter) => void
@@ -51,7 +58,6 @@ export class SourceMove {
   readonly #migrationId: MigrationId
   readonly #handover = sourceHandover('copying')
   readonly #cancel = new AbortController()
-  readonly #pace: Pace
   readonly #maxBlackoutMs: number
   readonly #doubtReportMs: number
   /** The write that says that the Grant may have left; started with Finish, awaited before the Grant. */
@@ -66,14 +72,21 @@ export class SourceMove {
     this.#maxBlackoutMs = init.request.maxBlackoutMs ?? DEFAULT_MAX_BLACKOUT_MS
     this.#doubtReportMs = init.doubtReportMs
     this.#migrationId = init.migrationId
-    this.#pace = new Pace(init.request.maxBandwidthBytesPerSecond)
     this.meter = new MoveMeter({
       migrationId: init.migrationId,
       vm: init.request.vm,
       from: components.peerId,
       to: init.request.to,
-      templateId: '',
+      templateId: init.request.spec.templateId,
     })
+  }
+
+  get vmId(): VmId {
+    return this.#request.spec.id
+  }
+
+  get cancelled(): AbortSignal {
+    return this.#cancel.signal
   }
 
   /** @throws MigrationError CANCEL_TOO_LATE once the Grant may have left */
@@ -91,13 +104,16 @@ export class SourceMove {
 
   /** Moves the VM. Never rejects: what went wrong is in the report. */
   async run(): Promise<MigrationReport> {
+    using turn = new DisposableStack()
     let vm: DepartingVm
     try {
-      vm = await this.#components.vms.depart(this.#request.vm, this.#migrationId)
+      turn.use(await this.#components.turn(this.#cancel.signal))
+      this.meter.begin()
+      // By its id: while it waited, another VM may have got its name.
+      vm = await this.#components.vms.depart(this.vmId, this.#migrationId)
     } catch (error) {
       return this.meter.finish(outcomeOf(error), error)
     }
-    this.meter.report.templateId = vm.record.spec.templateId
     try {
       await this.#move(vm, this.#cancel.signal)
       return this.meter.finish('completed', null)
@@ -111,6 +127,7 @@ export class SourceMove {
     try {
       const { templateMissing } = await this.#negotiate(session, signal)
       await this.#copy(session, templateMissing, signal)
+      using _blackout = this.#components.pace.blackout()
       const digest = await this.#switchOver(session, signal)
       await this.#grant(session, digest)
     } catch (error) {
@@ -173,12 +190,12 @@ export class SourceMove {
     this.#components.onProgress(this.meter)
     const { rounds } = this.meter.report
     for (;;) {
-      const startedMs = performance.now()
       const round = await this.#sendRound(session, signal)
+      const sentMs = performance.now()
       // The destination's QEMU starts while the first round travels.
       if (rounds.length === 0 && !templateMissing) await this.#prepared(control, signal)
       await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
-      round.ms = performance.now() - startedMs
+      round.ms += performance.now() - sentMs
       rounds.push(round)
       this.#components.onProgress(this.meter)
       const maxBlackoutMs = this.#maxBlackoutMs
@@ -215,7 +232,9 @@ export class SourceMove {
       toldMs = performance.now()
       this.#components.onProgress(this.meter)
     }
-    return sendRound({ capture, pages, meter: this.meter, pace: this.#pace, onSent }, round, signal)
+    const { meter } = this
+    const urgent = meter.phase === 'blackout'
+    return sendRound({ capture, pages, meter, pace: this.#components.pace, urgent, onSent }, round, signal)
   }
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */

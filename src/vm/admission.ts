@@ -2,12 +2,12 @@ import { PAGE_BYTES } from '../domain/page.ts'
 import { VmError } from './errors.ts'
 
 /**
- * Whether a node has room for one more VM. Pure: measured numbers in, a verdict out.
+ * Whether a node has room for more VMs. Pure: measured numbers in, a verdict out.
  *
  *     limit, or all of the machine
  *     |------------- committed -------------|---- reserved ----|---- available ----|
  *      templates in use,   own memory         runs and arrivals
- *      once each           of each VM         in progress
+ *      once each           of each VM         in progress, herds
  *
  * Available is never more than what the machine really has left.
  */
@@ -32,7 +32,7 @@ export interface MemoryUse {
   vmBytes: readonly number[]
   /** RAM files of the templates in use, each once. */
   templateBytes: readonly number[]
-  /** Promised to runs and arrivals in progress. */
+  /** Promised to runs and arrivals in progress, and to herds. */
   reservedBytes: readonly number[]
 }
 

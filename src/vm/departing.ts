@@ -5,16 +5,14 @@ import type { TemplateStore } from '../template/index.ts'
 import { VmError } from './errors.ts'
 import type { Vm } from './vm.ts'
 
-/** A VM of this node while it is being moved away, and what may become of it. */
-export class DepartingVm {
+/** A VM of this node that may be moved away, as a move sees it. */
+export class MovableVm {
   readonly #vm: Vm
   readonly #templates: TemplateStore
-  readonly #migrationId: MigrationId
 
-  constructor(components: { vm: Vm; templates: TemplateStore }, init: { migrationId: MigrationId }) {
+  constructor(components: { vm: Vm; templates: TemplateStore }) {
     this.#vm = components.vm
     this.#templates = components.templates
-    this.#migrationId = init.migrationId
   }
 
   get record(): VmRecord {
@@ -41,6 +39,18 @@ export class DepartingVm {
   get paused(): boolean {
     const { state } = this.record
     return state.kind !== 'stopped' && state.paused
+  }
+}
+
+/** A VM of this node while it is being moved away, and what may become of it. */
+export class DepartingVm extends MovableVm {
+  readonly #vm: Vm
+  readonly #migrationId: MigrationId
+
+  constructor(components: { vm: Vm; templates: TemplateStore }, init: { migrationId: MigrationId }) {
+    super(components)
+    this.#vm = components.vm
+    this.#migrationId = init.migrationId
   }
 
   /**

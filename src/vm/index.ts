@@ -6,7 +6,7 @@
 
 export type { MemoryBudget } from './admission.ts'
 export type { ArrivingVm } from './arriving.ts'
-export type { DepartingVm } from './departing.ts'
+export type { DepartingVm, MovableVm } from './departing.ts'
 export { VM_ERRORS, VmError } from './errors.ts'
 // What happens, and what can go wrong.
 export type { VmEvent, VmEventListener } from './events.ts'
@@ -15,6 +15,7 @@ export type { Database, DatabaseWrite } from './records.ts'
 export { stopReason } from './refusals.ts'
 // Moves: a VM on its way out, a VM on its way in.
 export type { ReserveRequest } from './reserve.ts'
+export type { HerdPlace } from './roster.ts'
 export type { RunRequest } from './run.ts'
 // A running VM becomes a template.
 export type { SealOptions, SealResult, SealStep } from './seal.ts'

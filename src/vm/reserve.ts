@@ -47,14 +47,10 @@ export function reserveVm(
   }
   if (machine !== null) requireRunnable(binary, machine, nics)
   checkForwards(nics, roster.nics({ except: id }))
-  const claim = roster.claim({
-    id,
-    name,
-    templateId,
-    nics,
-    privatePages,
-    missingTemplateBytes: templateBytes,
-  })
+  const claim = roster.claim(
+    { id, name, templateId, nics, privatePages, missingTemplateBytes: templateBytes },
+    { source: request.source },
+  )
   const arrival = new ArrivingVm(
     {
       binary,

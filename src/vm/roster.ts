@@ -1,26 +1,35 @@
 import { statSync } from 'node:fs'
 import type { TemplateId } from '../domain/template.ts'
-import type { NicSpec, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
+import type { NicSpec, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { TemplateStore } from '../template/index.ts'
-import { admit, type MemoryBudget, memoryBudget, ownBytes } from './admission.ts'
+import { admit, CLONE_HEADROOM_BYTES, type MemoryBudget, memoryBudget, ownBytes } from './admission.ts'
 import { VmError } from './errors.ts'
 import { hostAvailableBytes, ownMemoryBytes } from './node-memory.ts'
 import type { Vm } from './vm.ts'
 
-/** What a run or an arrival in progress holds, until its VM is in the roster or given up. */
-export interface Claim {
+/** Memory for one VM, and for its template where that is still to come. */
+export interface Place {
   readonly id: VmId
-  readonly name: string
   readonly templateId: TemplateId
-  readonly nics: readonly NicSpec[]
   /** Pages of its own that the VM brings. */
   readonly privatePages: number
   /** RAM of its template that is still to come to this node. */
   readonly missingTemplateBytes: number
 }
 
+/** What a run or an arrival in progress holds, until its VM is in the roster or given up. */
+export interface Claim extends Place {
+  readonly name: string
+  readonly nics: readonly NicSpec[]
+}
+
+/** Kept for a VM of a herd until its source offers it. */
+export interface HerdPlace extends Place {
+  readonly source: PeerIdText
+}
+
 /**
- * Who is on this node, or about to be: VMs and claims. Checking and claiming
+ * Who is on this node, or about to be: VMs, claims, and places of herds. Checking and claiming
  * happen without waiting in between, so two commands can't both find the same
  * name, port or memory free.
  */
@@ -29,6 +38,7 @@ export class Roster {
   readonly #memoryLimitBytes: number | null
   readonly #vms = new Map<VmId, Vm>()
   readonly #claims = new Set<Claim>()
+  readonly #places = new Set<HerdPlace>()
 
   constructor(components: { templates: TemplateStore }, init: { memoryLimitBytes: number | null }) {
     this.#templates = components.templates
@@ -91,9 +101,10 @@ export class Roster {
     return this.#users().flatMap(({ id, nics }) => (id === except ? [] : nics))
   }
 
-  /** Names of all that need a template, stopped VMs too. */
+  /** Names of all that need a template, stopped VMs too; ids of those in a herd, which have not said their names. */
   namesUsing(templateId: TemplateId): string[] {
-    return this.#users()
+    const ofHerds = [...this.#places].map((place) => ({ ...place, name: place.id }))
+    return [...this.#users(), ...ofHerds]
       .filter((user) => user.templateId === templateId)
       .map((user) => user.name)
   }
@@ -105,35 +116,70 @@ export class Roster {
       hostAvailableBytes: hostAvailableBytes(),
       vmBytes: pids.map(ownMemoryBytes),
       templateBytes: [...this.#templateBytes().values()],
-      reservedBytes: [...this.#claims].map((claim) => ownBytes(claim.privatePages)),
+      reservedBytes: [...this.#claims, ...this.#places].map((place) => ownBytes(place.privatePages)),
     })
   }
 
   /**
    * Takes a place for a VM, if there is memory for it.
    *
+   * A VM of a herd takes over the place kept for it, without a gap. It may have
+   * written since: up to the headroom that its place holds for that, it takes
+   * nothing that was not admitted. Beyond, only the rest is asked for.
+   *
+   * @param options.source - the peer that offers the VM; null for a run
    * @returns gives the place up when disposed; harmless when done again
-   * @throws VmError NOT_ENOUGH_MEMORY
+   * @throws VmError NOT_ENOUGH_MEMORY; the place in the herd stays then
    */
-  claim(claim: Claim): Disposable {
-    const isTemplateCounted = this.#templateBytes().has(claim.templateId)
-    const templateBytes = isTemplateCounted ? 0 : this.#bytesOfTemplate(claim)
-    admit(this.memory(), ownBytes(claim.privatePages) + templateBytes)
+  claim(claim: Claim, { source = null }: { source?: PeerIdText | null } = {}): Disposable {
+    const kept = [...this.#places].find((place) => place.id === claim.id && place.source === source)
+    const keptBytes = kept === undefined ? 0 : ownBytes(kept.privatePages) + CLONE_HEADROOM_BYTES
+    admit(this.memory(), this.#neededBytes([claim]) - keptBytes)
+    if (kept !== undefined) this.#places.delete(kept)
     this.#claims.add(claim)
     return { [Symbol.dispose]: () => void this.#claims.delete(claim) }
+  }
+
+  /**
+   * Keeps places for a herd: for all of its VMs, or for none.
+   *
+   * @returns frees those that no claim took over
+   * @throws VmError NOT_ENOUGH_MEMORY, for all together
+   */
+  keep(places: readonly HerdPlace[]): Disposable {
+    admit(this.memory(), this.#neededBytes(places))
+    for (const place of places) this.#places.add(place)
+    return {
+      [Symbol.dispose]: () => {
+        for (const place of places) this.#places.delete(place)
+      },
+    }
+  }
+
+  /** What so many more take: a template counts once, and not at all where somebody has it already. */
+  #neededBytes(more: readonly Place[]): number {
+    const templateBytes = (places: readonly Place[]) => sum(this.#templateBytes(places).values())
+    return sum(more.map((place) => ownBytes(place.privatePages))) + templateBytes(more) - templateBytes([])
   }
 
   #users(): (VmSpec | Claim)[] {
     return [...this.records().map(({ spec }) => spec), ...this.#claims]
   }
 
-  /** RAM of the templates that somebody here runs on, or will. */
-  #templateBytes(): Map<TemplateId, number> {
-    const users = [
-      ...this.#runningRecords().map(({ record }) => ({ ...record.spec, missingTemplateBytes: 0 })),
-      ...this.#claims,
-    ]
-    return new Map(users.map((user) => [user.templateId, this.#bytesOfTemplate(user)]))
+  /**
+   * RAM of the templates that somebody here runs on, or will. Of peers that tell
+   * different sizes of one that is still to come, the largest counts.
+   */
+  #templateBytes(more: readonly Place[] = []): Map<TemplateId, number> {
+    const running = this.#runningRecords().map(({ record: { spec } }) => ({
+      ...spec,
+      missingTemplateBytes: 0,
+    }))
+    const bytes = new Map<TemplateId, number>()
+    for (const user of [...running, ...this.#claims, ...this.#places, ...more]) {
+      bytes.set(user.templateId, Math.max(bytes.get(user.templateId) ?? 0, this.#bytesOfTemplate(user)))
+    }
+    return bytes
   }
 
   /** Sparse files: what is allocated counts, in blocks of 512 bytes (stat(2)). */
@@ -153,4 +199,10 @@ export class Roster {
       record.state.kind === 'stopped' ? [] : [{ record, pid: record.state.process.pid }],
     )
   }
+}
+
+function sum(numbers: Iterable<number>): number {
+  let total = 0
+  for (const number of numbers) total += number
+  return total
 }

@@ -4,11 +4,12 @@ import { doubtOf, type MigrationId, type VmRecord } from '../domain/vm.ts'
 import { type QemuBinary, QemuError } from '../qemu/index.ts'
 import type { MemoryBudget } from './admission.ts'
 import type { ArrivingVm } from './arriving.ts'
-import { DepartingVm } from './departing.ts'
+import { DepartingVm, MovableVm } from './departing.ts'
 import { VmError } from './errors.ts'
 import { Node, type NodeComponents, type NodeInit } from './node.ts'
 import { endOrphans, removeStaleRunDirs } from './orphans.ts'
 import { type ReserveRequest, reserveVm } from './reserve.ts'
+import type { HerdPlace } from './roster.ts'
 import { type RunRequest, runVm } from './run.ts'
 import { type SealOptions, type SealResult, sealVm } from './seal.ts'
 import { type VmView, viewVm } from './view.ts'
@@ -163,6 +164,17 @@ export class VmService {
   }
 
   /**
+   * A VM that could be lent to a move at this moment; nothing changes.
+   *
+   * @throws as `depart`
+   */
+  movable(name: string): MovableVm {
+    const vm = this.#node.roster.find(name)
+    vm.requireMovable()
+    return new MovableVm({ vm, templates: this.#node.templates })
+  }
+
+  /**
    * Lends a VM to a move: from here on its user can't command it.
    *
    * @throws as `pause`; VmError VM_DISK_NOT_MOVABLE
@@ -179,6 +191,18 @@ export class VmService {
       const doubt = doubtOf(vm.record.state)
       return doubt === null ? [] : [this.#departing(vm, doubt.migrationId)]
     })
+  }
+
+  /**
+   * Keeps memory for VMs that a peer will offer, for all of them or for none.
+   * `reserve` takes each one's place over.
+   *
+   * @returns frees what `reserve` did not take
+   * @throws VmError NOT_ENOUGH_MEMORY
+   */
+  reserveHerd(places: readonly HerdPlace[]): Disposable {
+    this.#stopping.signal.throwIfAborted()
+    return this.#node.roster.keep(places)
   }
 
   /**

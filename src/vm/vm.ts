@@ -230,16 +230,20 @@ export class Vm {
   }
 
   /** @throws VmError VM_STOPPED, VM_BUSY, VM_IN_DOUBT, VM_UNREACHABLE, VM_DISK_NOT_MOVABLE */
+  requireMovable(): StateOf<'running'> {
+    const { state } = this.#commandable()
+    this.#requireNotLent()
+    if (!this.#record.spec.hasDisk) return state
+    throw this.#error(
+      'VM_DISK_NOT_MOVABLE',
+      'has a disk of its own on this node, which can not be moved yet: run it without a disk, or leave it here',
+    )
+  }
+
+  /** @throws as `requireMovable` */
   depart(migrationId: MigrationId): Promise<void> {
     return this.#turns.run(async () => {
-      const { state } = this.#commandable()
-      this.#requireNotLent()
-      if (this.#record.spec.hasDisk) {
-        throw this.#error(
-          'VM_DISK_NOT_MOVABLE',
-          'has a disk of its own on this node, which can not be moved yet: run it without a disk, or leave it here',
-        )
-      }
+      const state = this.requireMovable()
       await this.#save({ kind: 'departing', process: state.process, paused: state.paused, migrationId })
       this.#emit({ kind: 'vm-departing', migrationId })
     })

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { MAX_HERD_VMS } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import { type MachineSpec, TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
@@ -10,7 +11,7 @@ import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
  * hold. Everything a peer says passes here first.
  */
 
-/** Control messages: device state is the only thing in them that grows. */
+/** Control messages: device state is the only thing in them that grows; a herd of the most VMs is smaller. */
 export const MAX_CONTROL_BYTES = 1024 * 1024
 /** Device state as sent: 500 bytes for a q35 machine; what doesn't fit is refused by the source. */
 export const MAX_DEVICE_STATE_WIRE_BYTES = MAX_CONTROL_BYTES - 4096
@@ -66,6 +67,8 @@ const machine: z.ZodType<MachineSpec> = z.object({
   kernelCommandLine: z.string().max(4096),
 })
 
+const herdVm = z.object({ vmId: uuid, templateId, privatePages: uint32, machine })
+
 const controlBodies = {
   offer: z.object({
     migrationId: uuid,
@@ -88,6 +91,15 @@ const controlBodies = {
   running: empty,
   settled: z.object({ privatePages: uint32, sharedPages: uint32 }),
   abort: z.object({ code, message: text }),
+  herdOffer: z.object({
+    herdId: uuid,
+    vms: z
+      .array(herdVm)
+      .min(1)
+      .max(MAX_HERD_VMS)
+      .refine((vms) => new Set(vms.map(({ vmId }) => vmId)).size === vms.length, 'each VM once'),
+  }),
+  herdAccept: empty,
 }
 
 export type ControlMessage = OneOf<typeof controlBodies>

@@ -96,7 +96,7 @@ test.each([
 
 test('a node can be asked to move nothing to itself', async () => {
   const { code, stdout } = await agent.run(['migrate', 'web', '--to', 'edge-1', '--json'])
-  expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'ALREADY_HERE', details: { vm: 'web' } } })
+  expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'ALREADY_HERE', details: { vms: ['web'] } } })
   expect(code).toBe(3)
 })
 

@@ -31,6 +31,8 @@ test.each([
     ['template', 'create', '--from-vm', 'web', 'x', '--memory', '64M'],
     '--memory',
   ],
+  ['no moves side by side', ['migrate', 'web', '--to', 'x', '--parallel', '0'], 'from 1 to 16'],
+  ['too many moves side by side', ['migrate', 'web', '--to', 'x', '--parallel', '17'], 'from 1 to 16'],
   ['a bad choice', ['migration', 'resolve', 'ID', '--owner', 'me'], 'source, destination'],
   ['a bad setting of the agent', ['agent', '--name', '../x'], 'node name'],
 ])('%s is a usage error: exit code 2, and it says what', async (_what, args, said) => {

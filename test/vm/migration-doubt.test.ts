@@ -129,7 +129,7 @@ test('a Running that is never heard is asked for, and the move completes', async
   expect(report.outcome).toBe('completed')
   expect(await runningAt()).toBe('b')
   const kinds = rig.events
-    .filter(({ migrationId }) => migrationId === report.migrationId)
+    .filter((event) => 'migrationId' in event && event.migrationId === report.migrationId)
     .map(({ kind }) => kind)
   expect(kinds).toContain('migration-arrived')
   expect(kinds).not.toContain('migration-discarded')
@@ -177,7 +177,7 @@ test('a person may decide at once: the move ends with that, and is no longer und
   rig.tamper = cutOff('grant', 'sent')
   const moving = rig.move('w', rig.a, 'b')
   await expect.poll(() => rig.a.node.vms.get('w').state.kind, { interval: 10 }).toBe('in-doubt')
-  const { migrationId } = rig.events.findLast(({ kind }) => kind === 'migration-started')!
+  const { migrationId } = rig.events.findLast((event) => event.kind === 'migration-started')!
   // In doubt on disk is earlier than in doubt: the Grant is just being sent.
   const decide = () =>
     rig.a.migrations.resolve(migrationId, 'source').then(

@@ -50,6 +50,8 @@ function holdAtHandover(): {
   let resume = async () => {}
   const wrap = (vms: MovableVms): MovableVms => ({
     inDoubt: () => vms.inDoubt(),
+    movable: (name) => vms.movable(name),
+    reserveHerd: (places) => vms.reserveHerd(places),
     depart: async (name, migrationId) => {
       const vm = await vms.depart(name, migrationId)
       departing = vm

@@ -89,8 +89,15 @@ export class MigrationRig implements AsyncDisposable {
     to: 'a' | 'b',
     { maxBlackoutMs = null }: { maxBlackoutMs?: number | null } = {},
   ): Promise<MigrationReport> {
-    const request = { vm, to, maxBandwidthBytesPerSecond: null, maxBlackoutMs }
-    return from.migrations.migrate(request).report
+    const [start] = from.migrations.migrate({
+      vms: [vm],
+      to,
+      maxBandwidthBytesPerSecond: null,
+      maxBlackoutMs,
+      parallel: 1,
+    })
+    if ('error' in start!) throw start.error
+    return start!.report
   }
 
   /** As if the agent had been stopped and started; its VMs live on meanwhile. */

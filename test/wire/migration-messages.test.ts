@@ -1,8 +1,10 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
+import { MAX_HERD_VMS } from '../../src/domain/migration.ts'
 import {
   type ControlMessage,
   controlCodec,
+  MAX_CONTROL_BYTES,
   pagesCodec,
   verdictCodec,
 } from '../../src/wire/migration-messages.ts'
@@ -50,6 +52,17 @@ test.each<ControlMessage>([
   { kind: 'ready', digest: randomBytes(32) },
   { kind: 'running' },
   { kind: 'abort', code: 'INTERNAL', message: '' },
+  {
+    kind: 'herdOffer',
+    herdId: randomUUID(),
+    vms: Array.from({ length: MAX_HERD_VMS }, () => ({
+      vmId: randomUUID(),
+      templateId: offer.vm.templateId,
+      privatePages: 88,
+      machine: { ...offer.machine, kernelCommandLine: 'x'.repeat(4096) },
+    })),
+  },
+  { kind: 'herdAccept' },
 ])('$kind comes back as it was', (message) => {
   const back = controlCodec.decode(controlCodec.encode(message))
   expect(JSON.stringify(back, sorted)).toBe(JSON.stringify(message, sorted))
@@ -109,6 +122,19 @@ test('an encoding of zero is malformed: it is nobody’s choice', () => {
   const type = messageType('drover.migration.PagesFrame')
   const bytes = type.encode(type.fromObject({ batch: { round: 1, groups: [{ indexDeltas: [1] }] } })).finish()
   expect(() => pagesCodec.decode(bytes)).toThrow(expect.objectContaining({ code: 'MESSAGE_MALFORMED' }))
+})
+
+test('the largest herd is a message that is read', () => {
+  const machine = { ...offer.machine, kernelCommandLine: 'x'.repeat(4096) }
+  const vm = () => ({
+    vmId: randomUUID(),
+    templateId: offer.vm.templateId,
+    privatePages: 2 ** 32 - 1,
+    machine,
+  })
+  const vms = Array.from({ length: MAX_HERD_VMS }, vm)
+  const bytes = controlCodec.encode({ kind: 'herdOffer', herdId: randomUUID(), vms })
+  expect(bytes.length).toBeLessThan(MAX_CONTROL_BYTES)
 })
 
 test('what a peer says to people moves no cursor', () => {

@@ -1,8 +1,9 @@
 import type { FastifyInstance } from 'fastify'
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
-import { type MigrationReply, migrateSchema, resolveSchema } from '../api-schema.ts'
+import type { MoveStart } from '../../migration/index.ts'
+import { type MigrateReply, type MigrationReply, migrateSchema, resolveSchema } from '../api-schema.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
-import { checked, streamReply } from './request.ts'
+import { apiError, checked, streamReply } from './request.ts'
 
 type MigrationParams = { Params: { id: string } }
 
@@ -18,10 +19,10 @@ export function migrationRoutes(server: FastifyInstance, parts: AgentParts): voi
 
   server.get('/migrations', async () => ({ migrations: (await migrations().list()).map(migrationReply) }))
 
-  server.post('/migrations', async (request) => {
+  server.post('/migrations', (request): MigrateReply => {
     const { to, ...rest } = checked(migrateSchema, request.body)
-    const { migrationId } = migrations().migrate({ ...rest, to: parts.mesh.resolve(to) })
-    return { migrationId }
+    const starts = migrations().migrate({ ...rest, to: parts.mesh.resolve(to) })
+    return { migrations: starts.map(startReply) }
   })
 
   server.get<MigrationParams>('/migrations/:id', (request) => one(request.params.id))
@@ -43,6 +44,13 @@ export function migrationRoutes(server: FastifyInstance, parts: AgentParts): voi
     await migrations().resolve(request.params.id, owner)
     return await one(request.params.id)
   })
+}
+
+function startReply(start: MoveStart): MigrateReply['migrations'][number] {
+  const { vm } = start
+  return 'migrationId' in start
+    ? { vm, migrationId: start.migrationId }
+    : { vm, error: apiError(start.error).error }
 }
 
 function migrationReply({ report, running }: { report: MigrationReport; running: boolean }): MigrationReply {

@@ -1,108 +1,123 @@
-import type { Command } from 'commander'
-import type { MigrateRequest } from '../../agent/api-schema.ts'
+import { type Command, Option } from 'commander'
+import type { ApiError, MigrateReply, MigrateRequest } from '../../agent/api-schema.ts'
 import { DroverError } from '../../domain/errors.ts'
-import type { MigrationOutcome, MigrationReport } from '../../domain/migration.ts'
-import { EXIT_CODES, worstExitCode } from '../exit-code.ts'
+import { DEFAULT_PARALLEL_MOVES, MAX_PARALLEL_MOVES, type MigrationOutcome } from '../../domain/migration.ts'
+import { worstExitCode } from '../exit-code.ts'
 import { examples } from '../help.ts'
-import { positive, rate } from '../options.ts'
+import { countTo, positive, rate } from '../options.ts'
 import { renderReport } from '../render-report.ts'
 import type { Action, Session } from '../session.ts'
-import { cancelMigration, watchMigration } from '../watch-migration.ts'
+import { HerdWatch } from '../watch-herd.ts'
+import { UNINTERRUPTED } from '../watch-migration.ts'
 
 interface MigrateOptions {
   to: string
+  parallel: number
   maxBandwidth?: number
   maxBlackout?: number
   detach?: boolean
 }
 
+type Start = MigrateReply['migrations'][number]
+
 export function registerMigrate(program: Command, action: Action): void {
   program
     .command('migrate')
-    .argument('<name...>', 'VMs of this node, moved one after the other')
+    .argument('<name...>', 'VMs of this node')
     .description(
-      'Move running VMs to another node. Ctrl-C cancels the move under way and waits for its end; the VM stays here then. ' +
+      'Move running VMs to another node, side by side. The other node must have memory for all of them together, or none ' +
+        'is moved. Ctrl-C cancels the moves and waits for their end; what is not there by then stays here. ' +
         'The exit code is that of the worst move.',
     )
     .addHelpText(
       'before',
       examples(
         ['drover migrate web-1 --to edge-2', ''],
-        ['drover migrate web-1 web-2 --to edge-2 --max-bandwidth 100Mbit', ''],
+        ['drover migrate web-1 web-2 web-3 --to edge-2 --max-bandwidth 100Mbit', 'one limit for all three'],
+        ['drover migrate web-1 web-2 --to edge-2 --parallel 1', 'one after the other'],
         ['drover migrate web-1 --to edge-2 --json | jq .durationsMs.blackout', ''],
       ),
     )
     .requiredOption('--to <peer>', "the destination's name or peer id")
-    .option('--max-bandwidth <rate>', 'at most so much on the link: 100Mbit, 12MB/s', rate)
-    .option('--max-blackout <ms>', 'cancel rather than keep the guest stopped for longer', positive)
+    .addOption(
+      new Option(
+        '--parallel <n>',
+        `moves side by side, up to ${MAX_PARALLEL_MOVES}; the others wait for their turn`,
+      )
+        .argParser(countTo(MAX_PARALLEL_MOVES))
+        .default(DEFAULT_PARALLEL_MOVES),
+    )
+    .option(
+      '--max-bandwidth <rate>',
+      'at most so much on the link, all moves together: 100Mbit, 12MB/s',
+      rate,
+    )
+    .option('--max-blackout <ms>', 'cancel a move rather than keep its guest stopped for longer', positive)
     .option('--detach', 'print the ids of the moves and return; see `drover migration watch`')
     .action(
       action(async (session, options: MigrateOptions, names: string[]) => {
-        const outcomes: MigrationOutcome[] = []
-        for (const name of names) {
-          if (session.signal.aborted) break
-          outcomes.push(
-            options.detach ? await detach(session, options, name) : await move(session, options, name),
-          )
-        }
-        if (session.signal.aborted && !outcomes.includes('in-doubt')) return EXIT_CODES.cancelled
-        return worstExitCode(outcomes)
+        const starts = await start(session, options, names)
+        const outcomes = options.detach
+          ? starts.map((started) => detached(session, started))
+          : await watched(session, starts)
+        // What was interrupted is not done, even where the moves were faster.
+        return worstExitCode(session.signal.aborted ? [...outcomes, 'cancelled'] : outcomes)
       }),
     )
 }
 
-async function move(session: Session, options: MigrateOptions, name: string): Promise<MigrationOutcome> {
+/** Not cut short by Ctrl-C: what was started has to be known to be cancelled. */
+async function start({ client, signal }: Session, options: MigrateOptions, vms: string[]): Promise<Start[]> {
+  signal.throwIfAborted()
+  const body: MigrateRequest = {
+    vms,
+    to: options.to,
+    maxBandwidthBytesPerSecond: options.maxBandwidth ?? null,
+    maxBlackoutMs: options.maxBlackout ?? null,
+    parallel: options.parallel,
+  }
+  return (await client.request<MigrateReply>('POST', '/migrations', body, UNINTERRUPTED)).migrations
+}
+
+function detached(session: Session, started: Start): MigrationOutcome {
+  if ('error' in started) return failed(session, started.vm, started.error)
+  session.out.result(started, ({ migrationId }) => migrationId)
+  return 'completed'
+}
+
+async function watched(session: Session, starts: readonly Start[]): Promise<MigrationOutcome[]> {
   const { out, signal } = session
-  try {
-    const migrationId = await start(session, options, name)
-    const cancel = () => void cancelMigration(session, migrationId)
-    signal.addEventListener('abort', cancel, { once: true })
-    // Aborted between the start and the listener: nobody else would cancel.
-    if (signal.aborted) cancel()
+  const watch = new HerdWatch(session)
+  const cancel = () => void watch.cancel()
+  const outcomes = starts.map(async (started): Promise<MigrationOutcome> => {
+    if ('error' in started) return failed(session, started.vm, started.error)
     try {
-      const report = await watchMigration(session, migrationId)
+      const report = await watch.follow(started.migrationId)
       out.result(report, renderReport)
       if (out.json && report.error !== null)
         out.note(`drover: ${report.error.message} (${report.error.code})`)
       return report.outcome
-    } finally {
-      signal.removeEventListener('abort', cancel)
+    } catch (error) {
+      if (!(error instanceof DroverError)) throw error
+      return failed(session, started.vm, error)
     }
-  } catch (error) {
-    return failed(session, name, error)
-  }
-}
-
-async function detach(session: Session, options: MigrateOptions, name: string): Promise<MigrationOutcome> {
+  })
+  signal.addEventListener('abort', cancel, { once: true })
+  // Aborted between the start and the listener: nobody else would cancel.
+  if (signal.aborted) cancel()
   try {
-    const migrationId = await start(session, options, name)
-    session.out.result({ migrationId, vm: name }, (started) => started.migrationId)
-    return 'completed'
-  } catch (error) {
-    return failed(session, name, error)
+    return await Promise.all(outcomes)
+  } finally {
+    signal.removeEventListener('abort', cancel)
   }
-}
-
-async function start({ client }: Session, options: MigrateOptions, vm: string): Promise<string> {
-  const body: MigrateRequest = {
-    vm,
-    to: options.to,
-    maxBandwidthBytesPerSecond: options.maxBandwidth ?? null,
-    maxBlackoutMs: options.maxBlackout ?? null,
-  }
-  return (await client.request<Pick<MigrationReport, 'migrationId'>>('POST', '/migrations', body)).migrationId
 }
 
 /** One VM that can't be moved doesn't keep the others here. */
-function failed({ out, signal }: Session, vm: string, error: unknown): MigrationOutcome {
-  if (!(error instanceof DroverError)) {
-    if (signal.aborted) return 'cancelled'
-    throw error
-  }
-  out.error(
-    new DroverError(error.code, error.outcome, `${vm}: ${error.message}`, {
-      details: { vm, ...error.details },
-    }),
-  )
-  return error.outcome === 'usage' ? 'refused' : error.outcome
+function failed(
+  { out }: Session,
+  vm: string,
+  { code, outcome, message, details }: ApiError,
+): MigrationOutcome {
+  out.error(new DroverError(code, outcome, `${vm}: ${message}`, { details: { vm, ...details } }))
+  return outcome === 'usage' ? 'refused' : outcome
 }

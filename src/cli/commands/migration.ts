@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander'
 import type { MigrationReply } from '../../agent/api-schema.ts'
+import type { MigrationProgress } from '../../domain/migration.ts'
 import { apiPath } from '../client.ts'
 import { worstExitCode } from '../exit-code.ts'
 import { examples } from '../help.ts'
@@ -7,7 +8,7 @@ import { renderReport } from '../render-report.ts'
 import type { Action } from '../session.ts'
 import { renderFacts, renderTable } from '../table.ts'
 import { formatBytes, formatCount, formatMs } from '../units.ts'
-import { watchMigration } from '../watch-migration.ts'
+import { describeProgress, watchMigration } from '../watch-migration.ts'
 
 export function registerMigration(program: Command, action: Action): void {
   const migration = program
@@ -45,8 +46,10 @@ export function registerMigration(program: Command, action: Action): void {
     .addHelpText('before', examples(['drover migration watch ID', '']))
     .action(
       action(async (session, _options, id: string) => {
-        const report = await watchMigration(session, id, session.signal)
-        session.out.result(report, renderReport)
+        const { out, signal } = session
+        const onProgress = (progress: MigrationProgress) => out.progress(describeProgress(progress))
+        const report = await watchMigration(session, id, { signal, onProgress })
+        out.result(report, renderReport)
         return worstExitCode([report.outcome])
       }),
     )
