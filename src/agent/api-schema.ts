@@ -277,7 +277,11 @@ export interface SealVmReply extends TemplateReply {
 export interface PullTemplateReply extends TemplateReply {
   /** Peer ids of those who sent it; none when it was here already. */
   from: readonly string[]
+  /** On all channels of the fetch, framing included. */
   bytesReceived: number
+  bytesSent: number
+  /** Until all of it was here; sealing comes on top. */
+  transferMs: number
 }
 export interface VerifyReply {
   templates: {

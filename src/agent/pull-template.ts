@@ -1,8 +1,9 @@
-import { TEMPLATE_ID_PATTERN, type TemplateRecord } from '../domain/template.ts'
+import { TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import {
   type DroppedProvider,
+  type FetchTemplateResult,
   fetchTemplate,
-  type ProviderPeer,
+  NOTHING_FETCHED,
   templateProviders,
 } from '../template/index.ts'
 import type { TemplateProgress } from './api-schema.ts'
@@ -29,11 +30,11 @@ export interface Pull {
 export async function pullTemplate(
   { mesh, templates, events }: AgentParts,
   { template, from, name, progress, signal }: Pull,
-): Promise<{ record: TemplateRecord; from: readonly string[]; bytesReceived: number }> {
+): Promise<FetchTemplateResult> {
   const here = templates.list().find(({ id, names }) => id === template || names.includes(template))
   if (here !== undefined) {
     if (name !== null) await templates.name(here.id, name)
-    return { record: templates.get(here.id), from: [], bytesReceived: 0 }
+    return { record: templates.get(here.id), ...NOTHING_FETCHED }
   }
   if (!TEMPLATE_ID_PATTERN.test(template)) {
     throw new AgentError(
@@ -42,15 +43,11 @@ export async function pullTemplate(
       { details: { template } },
     )
   }
-  const peers = async (): Promise<ProviderPeer[]> =>
-    from === null ? templatePeers(mesh, template, signal) : [{ peer: mesh.resolve(from), rttMs: null }]
+  const peers = async (): Promise<string[]> =>
+    from === null ? templatePeers(mesh, template, signal) : [mesh.resolve(from)]
   const dropped: DroppedProvider[] = []
   try {
-    const {
-      record,
-      bytesReceived,
-      from: sources,
-    } = await fetchTemplate({
+    const pulled = await fetchTemplate({
       store: templates,
       providers: async () =>
         templateProviders(await peers(), (peer, protocol, bounded) => mesh.open(peer, protocol, bounded)),
@@ -64,8 +61,9 @@ export async function pullTemplate(
         events.publish({ kind: 'template-provider-dropped', id: template, ...provider })
       },
     })
-    events.publish({ kind: 'template-pulled', id: record.id, from: sources, bytesReceived })
-    return { record, from: sources, bytesReceived }
+    const { record: _, ...facts } = pulled
+    events.publish({ kind: 'template-pulled', id: template, ...facts })
+    return pulled
   } catch (error) {
     // One that was asked for by name has its own words; of several, each has its own reason.
     if (signal.aborted || from !== null || dropped.length < 2) throw error

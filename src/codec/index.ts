@@ -1,5 +1,5 @@
 /** How pages and device state look on the wire. Pure: bytes in, bytes out. */
-export { classifyPage, ENCODINGS, type Encoding } from './classify.ts'
+export { classifyPage, ENCODINGS, type Encoding, looksRandom } from './classify.ts'
 export { compressDeviceState, decompressDeviceState, MAX_DEVICE_STATE_BYTES } from './device-state.ts'
 export { CODEC_ERRORS, CodecError } from './errors.ts'
 export {

@@ -186,8 +186,8 @@ export class DestinationMove implements PendingGrant {
         store: templates,
         // The source has it for sure; whoever else does takes a share.
         providers: async () => {
-          const others = (await providersOf(id, signal)).filter(({ peer }) => peer !== this.source)
-          return templateProviders([{ peer: this.source, rttMs: null }, ...others], open)
+          const others = (await providersOf(id, signal)).filter((peer) => peer !== this.source)
+          return templateProviders([this.source, ...others], open)
         },
         id,
         onDropped: (dropped) => onEvent({ kind: 'template-provider-dropped', migrationId, id, ...dropped }),

@@ -3,7 +3,6 @@ import type { Level } from 'level'
 import type { MachineSpec, TemplateId } from '../domain/template.ts'
 import type { MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
-import type { ProviderPeer } from '../template/index.ts'
 
 /** The agent's one database; every room has sublevels of its own in it. */
 export type Database = Level<string, unknown>
@@ -11,7 +10,7 @@ export type Database = Level<string, unknown>
 export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
 
 /** Peers that may have a template, the best first; none where nobody is known to. */
-export type FindProviders = (id: TemplateId, signal: AbortSignal) => Promise<readonly ProviderPeer[]>
+export type FindProviders = (id: TemplateId, signal: AbortSignal) => Promise<readonly PeerIdText[]>
 
 /** A VM of this node that may be moved away. */
 export interface MovableVm {

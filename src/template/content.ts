@@ -120,10 +120,14 @@ export class TemplateContent implements AsyncDisposable {
    * shares with another.
    *
    * @param bytes - CHUNK_BYTES
+   * @param present - what is there, if it is known
    */
-  async writeChunk(chunk: number, bytes: Buffer): Promise<void> {
-    const present = Buffer.allocUnsafe(CHUNK_BYTES)
-    await this.readChunk(chunk, present)
+  async writeChunk(chunk: number, bytes: Buffer, present?: Buffer): Promise<void> {
+    if (present === undefined) {
+      const read = Buffer.allocUnsafe(CHUNK_BYTES)
+      await this.readChunk(chunk, read)
+      return this.writeChunk(chunk, bytes, read)
+    }
     const { file, firstChunk, sizeBytes } = this.#part(chunk)
     const start = (chunk - firstChunk) * CHUNK_BYTES
     const changed: number[] = []

@@ -12,10 +12,12 @@ import type { LocalPages } from './local-pages.ts'
 import { keyOf } from './page-index.ts'
 import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
 
-/** Requests that a provider has at a time: one is answered while the other one's answer travels. */
-const MIN_DEPTH = 2
-/** On long links more are needed to fill them: 8 MiB are 100 Mbit/s over 670 ms. */
-const MAX_DEPTH = 8
+/**
+ * Requests that a provider has at a time: one is answered while the other one's
+ * answer travels. Two shares of 1 MiB fill 100 Mbit/s up to 160 ms away; and no
+ * more than these two are lost when a process dies or a link breaks.
+ */
+const REQUESTS = 2
 /** What a share is taken to take a provider of which nothing is known yet. */
 const UNKNOWN_SHARE_MS = 2_000
 /** How much the newest share counts for what the next is expected to take. */
@@ -54,11 +56,6 @@ interface Worker {
   session: TemplateSession
   /** What a share takes, from asking to having it. */
   shareMs: number
-  /** Between two shares that came one after the other: what the link takes for one. */
-  intervalMs: number
-  lastShareMs: number
-  /** Requests that it has at a time. */
-  depth: number
 }
 
 /**
@@ -165,34 +162,13 @@ export class FetchMany {
   }
 
   async #converse(provider: TemplateProvider, session: TemplateSession): Promise<void> {
-    const worker: Worker = {
-      provider,
-      session,
-      shareMs: UNKNOWN_SHARE_MS,
-      intervalMs: Number.POSITIVE_INFINITY,
-      lastShareMs: Number.NEGATIVE_INFINITY,
-      depth: 0,
-    }
+    const worker: Worker = { provider, session, shareMs: UNKNOWN_SHARE_MS }
     this.#workers.set(provider.peer, worker)
-    const loops = new Set<Promise<void>>()
-    const failed = Promise.withResolvers<never>()
-    failed.promise.catch(() => {})
-    const deepen = (): void => {
-      while (worker.depth < depthFor(worker)) {
-        worker.depth++
-        const loop = this.#loop(worker, deepen).catch(failed.reject)
-        loops.add(loop)
-      }
-    }
-    deepen()
-    const all = async (): Promise<void> => {
-      for (const loop of loops) await loop
-    }
-    await Promise.race([all(), failed.promise])
+    await Promise.all(Array.from({ length: REQUESTS }, () => this.#loop(worker)))
   }
 
   /** One request after the other, while there are any. */
-  async #loop(worker: Worker, onShare: () => void): Promise<void> {
+  async #loop(worker: Worker): Promise<void> {
     const { peer } = worker.provider
     while (!this.#plan.done && !this.#ended.signal.aborted) {
       const startedMs = performance.now()
@@ -209,7 +185,6 @@ export class FetchMany {
         throw error
       }
       measure(worker, share, startedMs)
-      onShare()
     }
     if (this.#plan.done) this.#finished.resolve()
   }
@@ -347,19 +322,9 @@ export class FetchMany {
 
 function measure(worker: Worker, share: Share, startedMs: number): void {
   if (share.kind === 'lists' || share.wanted.length === 0) return
-  const nowMs = performance.now()
-  const average = (before: number, newest: number): number =>
-    before * (1 - NEWEST_WEIGHT) + newest * NEWEST_WEIGHT
-  const [tookMs, intervalMs] = [nowMs - startedMs, nowMs - Math.max(startedMs, worker.lastShareMs)]
-  worker.shareMs = worker.shareMs === UNKNOWN_SHARE_MS ? tookMs : average(worker.shareMs, tookMs)
-  worker.intervalMs = Number.isFinite(worker.intervalMs) ? average(worker.intervalMs, intervalMs) : intervalMs
-  worker.lastShareMs = nowMs
-}
-
-/** So many requests that the link is full while an answer is on its way. */
-function depthFor({ intervalMs, provider }: Worker): number {
-  const onItsWay = Math.ceil((provider.rttMs ?? 0) / Math.max(1, intervalMs))
-  return Math.min(MAX_DEPTH, Math.max(MIN_DEPTH, 1 + onItsWay))
+  const tookMs = performance.now() - startedMs
+  const isFirst = worker.shareMs === UNKNOWN_SHARE_MS
+  worker.shareMs = isFirst ? tookMs : worker.shareMs * (1 - NEWEST_WEIGHT) + tookMs * NEWEST_WEIGHT
 }
 
 /** A guess that was wrong: those pages must come. */

@@ -16,7 +16,7 @@ import { partSpans } from './layout.ts'
 import { LocalPages } from './local-pages.ts'
 import { decodeManifest, templateId } from './manifest.ts'
 import { FRAME_TIMEOUT_MS } from './protocol.ts'
-import { type FetchedBytes, type FetchProgress, NOTHING_FETCHED } from './shared-fetches.ts'
+import { type Fetched, type FetchProgress, NOTHING_FETCHED } from './shared-fetches.ts'
 import type { TemplateStore } from './store.ts'
 import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
 
@@ -44,7 +44,7 @@ export interface FetchTemplateRequest {
   retryDelaysMs?: readonly number[] | undefined
 }
 
-export interface FetchTemplateResult extends FetchedBytes {
+export interface FetchTemplateResult extends Fetched {
   record: TemplateRecord
 }
 
@@ -68,22 +68,23 @@ export async function fetchTemplate(request: FetchTemplateRequest): Promise<Fetc
     })
   }
   if (name !== null) store.requireNameFree(name, id)
-  let bytes: FetchedBytes = NOTHING_FETCHED
+  let fetched: Fetched = NOTHING_FETCHED
   if (!store.has(id)) {
     const start = (shared: AbortSignal, report: (progress: FetchProgress) => void) =>
       fetchMissing(request, shared, report)
-    bytes = await store.fetches.fetch(id, start, { signal, onProgress })
+    fetched = await store.fetches.fetch(id, start, { signal, onProgress })
   }
   if (name !== null) await store.name(id, name)
-  return { record: store.get(id), ...bytes }
+  return { record: store.get(id), ...fetched }
 }
 
 async function fetchMissing(
   request: FetchTemplateRequest,
   signal: AbortSignal,
   report: (progress: FetchProgress) => void,
-): Promise<FetchedBytes> {
+): Promise<Fetched> {
   const { store, id } = request
+  const startedMs = performance.now()
   await using found = await findManifest(request, signal)
   const { manifest } = found
   await using local = new LocalPages({ store, index: store.pageIndex })
@@ -110,13 +111,16 @@ async function fetchMissing(
   found.handOver(many)
   await withNewProviders(request, many, signal)
   progress()
+  const transferMs = performance.now() - startedMs
   incoming.requireComplete()
   await incoming[Symbol.asyncDispose]()
   await draft.sealAs(manifest, null, { signal })
   return {
     bytesReceived: found.bytesReceived + many.bytesReceived,
     bytesSent: found.bytesSent + many.bytesSent,
-    from: [...new Set([found.peer, ...many.from])],
+    // The manifest alone makes nobody a source, unless nothing else had to come.
+    from: many.from.length > 0 ? many.from : [found.peer],
+    transferMs,
   }
 }
 

@@ -1,11 +1,14 @@
 import { type FileHandle, stat } from 'node:fs/promises'
-import type { PageIndex } from '../domain/page.ts'
+import { CHUNK_BYTES, type PageIndex } from '../domain/page.ts'
 import type { TemplateManifest } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
 import { openSized, reflink } from './disk.ts'
 import { TemplateError } from './errors.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages, isZeroChunk, ZERO_CHUNK_PAGE_HASHES } from './hashing.ts'
 import { countChunks, type DraftFiles, partSpans } from './layout.ts'
+
+/** What is in a hole. Never written to. */
+const NOTHING = Buffer.alloc(CHUNK_BYTES)
 
 /**
  * A template's files while they are filled chunk by chunk. Nothing reaches the
@@ -19,15 +22,18 @@ export class IncomingTemplate implements AsyncDisposable {
   readonly missing: Set<number>
   readonly #content: TemplateContent
   readonly #pageHashes: FileHandle
+  /** Its files were made here: what isn't written yet reads as zeros. */
+  readonly #isAllHoles: boolean
 
   private constructor(
     manifest: TemplateManifest,
-    opened: { content: TemplateContent; pageHashes: FileHandle; missing: Set<number> },
+    opened: { content: TemplateContent; pageHashes: FileHandle; missing: Set<number>; isAllHoles: boolean },
   ) {
     this.manifest = manifest
     this.#content = opened.content
     this.#pageHashes = opened.pageHashes
     this.missing = opened.missing
+    this.#isAllHoles = opened.isAllHoles
   }
 
   /**
@@ -47,9 +53,10 @@ export class IncomingTemplate implements AsyncDisposable {
       await openSized(files.pageHashes, manifest.chunkHashes.length * CHUNK_HASHES_BYTES),
     )
     const all = Array.from({ length: countChunks(manifest) }, (_, chunk) => chunk)
-    const opened = { content, pageHashes, missing: new Set(all) }
+    const isAllHoles = isNew && !isReflinked
+    const opened = { content, pageHashes, missing: new Set(all), isAllHoles }
     const incoming = new IncomingTemplate(manifest, opened)
-    if (isNew && !isReflinked) await incoming.#keepHoles()
+    if (isAllHoles) await incoming.#keepHoles()
     else await incoming.#takeUp(all, signal)
     opening.move()
     return incoming
@@ -71,7 +78,7 @@ export class IncomingTemplate implements AsyncDisposable {
    */
   async write(chunk: number, bytes: Buffer, pageHashes: Buffer): Promise<void> {
     try {
-      await this.#content.writeChunk(chunk, bytes)
+      await this.#content.writeChunk(chunk, bytes, this.#isAllHoles ? NOTHING : undefined)
       await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
     } catch (cause) {
       if (!['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException).code ?? '')) throw cause

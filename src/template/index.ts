@@ -23,12 +23,12 @@ export { TEMPLATE_PROTOCOL } from './protocol.ts'
 export { readTemplateState } from './read-state.ts'
 export { type RepairTemplateRequest, repairTemplate } from './repair.ts'
 export { serveTemplate } from './serve.ts'
-export type { FetchProgress } from './shared-fetches.ts'
+export { type Fetched, type FetchProgress, NOTHING_FETCHED } from './shared-fetches.ts'
 export {
   type DamagedTemplate,
   TemplateStore,
   type TemplateStoreComponents,
   type TemplateStoreInit,
 } from './store.ts'
-export { type ProviderPeer, type TemplateProvider, templateProviders } from './template-session.ts'
+export { type TemplateProvider, templateProviders } from './template-session.ts'
 export type { DamagedFile, VerifyOptions, VerifyProgress, VerifyResult } from './verify.ts'

@@ -1,6 +1,7 @@
 import { promisify } from 'node:util'
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib'
-import { CHUNK_BYTES } from '../domain/page.ts'
+import { looksRandom } from '../codec/index.ts'
+import { CHUNK_BYTES, PAGE_BYTES } from '../domain/page.ts'
 
 const compress = promisify(zstdCompress)
 const decompress = promisify(zstdDecompress)
@@ -22,17 +23,31 @@ export function compressBytes(bytes: Uint8Array): Promise<Buffer> {
   })
 }
 
-/** Pages as they travel: compressed where that makes them smaller. */
+/** Pages as they travel: compressed where that makes them smaller. What looks random isn't even tried. */
 export async function encodePages(pages: Buffer): Promise<{ pages: Buffer; compressed: boolean }> {
+  if (isMostlyRandom(pages)) return { pages, compressed: false }
   const smaller = await compressBytes(pages)
   return smaller.length < pages.length ? { pages: smaller, compressed: true } : { pages, compressed: false }
+}
+
+/** All but so many in a hundred pages: the few that would get smaller are not worth 3 ms and 2 MiB of garbage. */
+const RANDOM_SHARE = 0.99
+
+function isMostlyRandom(pages: Buffer): boolean {
+  const count = pages.length / PAGE_BYTES
+  let others = 0
+  for (let at = 0; at < pages.length; at += PAGE_BYTES) {
+    if (!looksRandom(pages.subarray(at, at + PAGE_BYTES)) && ++others > count * (1 - RANDOM_SHARE))
+      return false
+  }
+  return true
 }
 
 /**
  * What a checked message stands for; never allocates more than it should be.
  *
  * @param sizeBytes - at most CHUNK_BYTES
- * @returns null when it isn't of that size
+ * @returns a copy, or null when it isn't of that size
  */
 export async function decodePages(
   { pages, compressed }: { pages: Uint8Array; compressed: boolean },

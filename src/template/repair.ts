@@ -5,7 +5,7 @@ import { type DroppedProvider, FetchMany } from './fetch-many.ts'
 import { IncomingTemplate } from './incoming.ts'
 import { draftFiles, sealedFiles } from './layout.ts'
 import { LocalPages } from './local-pages.ts'
-import type { FetchedBytes } from './shared-fetches.ts'
+import type { Fetched } from './shared-fetches.ts'
 import type { TemplateStore } from './store.ts'
 import type { TemplateProvider } from './template-session.ts'
 
@@ -27,7 +27,7 @@ export interface RepairTemplateRequest {
  * @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_INCOMPLETE when nobody has what is lacking; what the last
  *   provider failed with; the signal's reason
  */
-export async function repairTemplate(request: RepairTemplateRequest): Promise<FetchedBytes> {
+export async function repairTemplate(request: RepairTemplateRequest): Promise<Fetched> {
   const { store, id, signal } = request
   return store.fetches.fetch(id, (shared) => repair(request, shared), { signal })
 }
@@ -35,7 +35,8 @@ export async function repairTemplate(request: RepairTemplateRequest): Promise<Fe
 async function repair(
   { store, id, providers, onDropped = () => {} }: RepairTemplateRequest,
   signal: AbortSignal,
-): Promise<FetchedBytes> {
+): Promise<Fetched> {
+  const startedMs = performance.now()
   const { manifest } = store.get(id)
   const { dir } = store.files(id)
   const { manifest: manifestPath, dir: _, ...paths } = sealedFiles(dir, manifest)
@@ -55,7 +56,8 @@ async function repair(
     if (incoming.missing.size > 0 && providers.length > 0) await many.run()
     incoming.requireComplete()
     await store.rewriteManifest(id)
-    return { bytesReceived: many.bytesReceived, bytesSent: many.bytesSent, from: many.from }
+    const transferMs = performance.now() - startedMs
+    return { bytesReceived: many.bytesReceived, bytesSent: many.bytesSent, from: many.from, transferMs }
   } finally {
     for (const path of [...contents, manifestPath]) await sealFile(path).catch(ignoreMissing)
   }

@@ -41,7 +41,7 @@ export function serveTemplate(
         const request = await receiveRequest(channel, idleTimeoutMs, signal)
         if (request === null) break
         // Read and compressed while the one before it is on its way.
-        const reply = await answer(open, request)
+        const reply = templateReplyCodec.encode(await answer(open, request))
         await sending
         sending = sendReply(channel, reply, frameTimeoutMs, signal)
         sending.catch(() => {})
@@ -64,6 +64,8 @@ interface OpenTemplate {
 /** What one channel has open of the template that it asks for. */
 class ServedTemplate implements AsyncDisposable {
   readonly store: TemplateStore
+  /** For the pages of one reply: encoded, which copies them, before the next is made. Large buffers are slow garbage. */
+  readonly pages = Buffer.allocUnsafe(CHUNK_BYTES)
   #id: TemplateId | null = null
   #opened: OpenTemplate | null = null
 
@@ -125,9 +127,8 @@ async function reply(served: ServedTemplate, request: TemplateRequest): Promise<
     return { pageHashes: { chunks: lists } }
   }
   const { chunks } = request.pages
-  const pages = Buffer.allocUnsafe(
-    chunks.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0) * PAGE_BYTES,
-  )
+  const count = chunks.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
+  const pages = served.pages.subarray(0, count * PAGE_BYTES)
   let at = 0
   for (const { chunk, bitmap } of chunks) {
     const end = at + countPages(bitmap) * PAGE_BYTES
@@ -171,14 +172,14 @@ async function receiveRequest(
 
 async function sendReply(
   channel: Channel,
-  reply: TemplateReply,
+  reply: Uint8Array,
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<void> {
   await withinMs(
     timeoutMs,
     signal,
-    (bounded) => channel.send(templateReplyCodec.encode(reply), { signal: bounded }),
+    (bounded) => channel.send(reply, { signal: bounded }),
     (cause) => tooSlow(channel, `took nothing in ${timeoutMs} ms`, cause),
   )
 }

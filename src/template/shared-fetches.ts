@@ -9,20 +9,22 @@ export interface FetchProgress {
   chunksTotal: number
 }
 
-export interface FetchedBytes {
+export interface Fetched {
   /** Payload and framing, over all channels of the fetch. */
   bytesReceived: number
   bytesSent: number
   /** Peers that sent something that was kept. */
   from: readonly string[]
+  /** From the first request until the last chunk was kept: hashing and sealing come on top. */
+  transferMs: number
 }
 
-export const NOTHING_FETCHED: FetchedBytes = { bytesReceived: 0, bytesSent: 0, from: [] }
+export const NOTHING_FETCHED: Fetched = { bytesReceived: 0, bytesSent: 0, from: [], transferMs: 0 }
 
 export type StartFetch = (
   signal: AbortSignal,
   onProgress: (progress: FetchProgress) => void,
-) => Promise<FetchedBytes>
+) => Promise<Fetched>
 
 export interface FetchWait {
   signal: AbortSignal
@@ -31,7 +33,7 @@ export interface FetchWait {
 
 interface Run {
   controller: AbortController
-  result: Promise<FetchedBytes>
+  result: Promise<Fetched>
   waiting: Set<FetchWait>
 }
 
@@ -48,7 +50,7 @@ export class SharedFetches {
    * was under way: that one's bytes are not counted twice. If the other one
    * fails, `start` gets its turn, as its peer may be a better one.
    */
-  async fetch(id: TemplateId, start: StartFetch, wait: FetchWait): Promise<FetchedBytes> {
+  async fetch(id: TemplateId, start: StartFetch, wait: FetchWait): Promise<Fetched> {
     for (;;) {
       this.#stopping.signal.throwIfAborted()
       wait.signal.throwIfAborted()
@@ -78,7 +80,7 @@ export class SharedFetches {
     const controller = new AbortController()
     const signal = AbortSignal.any([controller.signal, this.#stopping.signal])
     const waiting = new Set<FetchWait>()
-    const run = async (): Promise<FetchedBytes> => {
+    const run = async (): Promise<Fetched> => {
       try {
         return await start(signal, (progress) => {
           for (const { onProgress } of waiting) onProgress?.(progress)
@@ -92,7 +94,7 @@ export class SharedFetches {
     return started
   }
 
-  async #wait({ controller, result, waiting }: Run, wait: FetchWait): Promise<FetchedBytes> {
+  async #wait({ controller, result, waiting }: Run, wait: FetchWait): Promise<Fetched> {
     waiting.add(wait)
     try {
       return await unlessAborted(result, wait.signal)

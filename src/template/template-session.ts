@@ -17,23 +17,16 @@ import { FRAME_TIMEOUT_MS, OPEN_TIMEOUT_MS, TEMPLATE_PROTOCOL } from './protocol
 import { withinMs } from './within.ts'
 
 /** A peer that may have a template. */
-export interface ProviderPeer {
+export interface TemplateProvider {
   /** Peer id. */
   peer: string
-  /** Round trip to it, if it was measured. */
-  rttMs: number | null
-}
-
-export interface TemplateProvider extends ProviderPeer {
   /** A new channel for TEMPLATE_PROTOCOL to it. */
   open: (signal: AbortSignal) => Promise<Channel>
 }
 
-export function templateProviders(peers: readonly ProviderPeer[], open: OpenChannel): TemplateProvider[] {
-  return peers.map((provider) => ({
-    ...provider,
-    open: (signal) => open(provider.peer, TEMPLATE_PROTOCOL, signal),
-  }))
+/** @param peers - peer ids */
+export function templateProviders(peers: readonly string[], open: OpenChannel): TemplateProvider[] {
+  return peers.map((peer) => ({ peer, open: (signal) => open(peer, TEMPLATE_PROTOCOL, signal) }))
 }
 
 /** Some pages of one chunk. */
@@ -105,18 +98,12 @@ export class TemplateSession {
     const parts: Buffer[] = []
     let offsetBytes = 0
     for (let totalBytes = 1; offsetBytes < totalBytes; ) {
-      const reply = await this.#ask({ templateId: this.#templateId, manifest: { offsetBytes } })
-      if (!('manifest' in reply)) throw this.#unexpected('something other than a manifest')
-      const { manifest } = reply
-      if (
-        manifest.totalBytes > MAX_MANIFEST_BYTES ||
-        (offsetBytes > 0 && manifest.totalBytes !== totalBytes)
-      ) {
-        throw this.#unexpected(`a manifest of ${manifest.totalBytes} bytes`)
+      const request = { templateId: this.#templateId, manifest: { offsetBytes } }
+      const { part, ...said } = await this.#ask(request, (reply) => this.#readManifest(reply, offsetBytes))
+      if (offsetBytes > 0 && said.totalBytes !== totalBytes) {
+        throw this.#unexpected(`a manifest of ${said.totalBytes} bytes`)
       }
-      totalBytes = manifest.totalBytes
-      const part = await decompressBytes(manifest.compressed, Math.min(CHUNK_BYTES, totalBytes - offsetBytes))
-      if (part === null) throw this.#unexpected('a part of a manifest of another size')
+      totalBytes = said.totalBytes
       parts.push(part)
       offsetBytes += part.length
     }
@@ -130,15 +117,14 @@ export class TemplateSession {
    * @param hashBytes - of each hash
    */
   async pageHashes(chunks: readonly number[], hashBytes: number): Promise<ChunkHashes[]> {
-    const reply = await this.#ask({
-      templateId: this.#templateId,
-      pageHashes: { chunks: [...chunks], hashBytes },
+    const request = { templateId: this.#templateId, pageHashes: { chunks: [...chunks], hashBytes } }
+    return this.#ask(request, (reply) => {
+      if (!('pageHashes' in reply)) throw this.#unexpected('something other than page hashes')
+      const lists = reply.pageHashes.chunks
+      const areLists = lists.every(({ bitmap, hashes }) => hashes.length === countPages(bitmap) * hashBytes)
+      if (lists.length !== chunks.length || !areLists) throw this.#unexpected('page hashes of other chunks')
+      return lists.map(({ bitmap, hashes }) => ({ bitmap: Buffer.from(bitmap), hashes: Buffer.from(hashes) }))
     })
-    if (!('pageHashes' in reply)) throw this.#unexpected('something other than page hashes')
-    const lists = reply.pageHashes.chunks
-    const areLists = lists.every(({ bitmap, hashes }) => hashes.length === countPages(bitmap) * hashBytes)
-    if (lists.length !== chunks.length || !areLists) throw this.#unexpected('page hashes of other chunks')
-    return lists
   }
 
   /**
@@ -147,12 +133,27 @@ export class TemplateSession {
    * @param wanted - at most MAX_REQUESTED_PAGES, chunks ascending
    */
   async pages(wanted: readonly WantedPages[]): Promise<Buffer> {
-    const reply = await this.#ask({ templateId: this.#templateId, pages: { chunks: [...wanted] } })
-    if (!('pages' in reply)) throw this.#unexpected('something other than pages')
     const count = wanted.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
-    const pages = await decodePages(reply.pages, count * PAGE_BYTES)
-    if (pages === null) throw this.#unexpected(`something other than ${count} pages`)
-    return pages
+    return this.#ask({ templateId: this.#templateId, pages: { chunks: [...wanted] } }, async (reply) => {
+      if (!('pages' in reply)) throw this.#unexpected('something other than pages')
+      const pages = await decodePages(reply.pages, count * PAGE_BYTES)
+      if (pages === null) throw this.#unexpected(`something other than ${count} pages`)
+      return pages
+    })
+  }
+
+  async #readManifest(
+    reply: TemplateReply,
+    offsetBytes: number,
+  ): Promise<{ totalBytes: number; part: Buffer }> {
+    if (!('manifest' in reply)) throw this.#unexpected('something other than a manifest')
+    const { totalBytes, compressed } = reply.manifest
+    if (totalBytes > MAX_MANIFEST_BYTES || totalBytes <= offsetBytes) {
+      throw this.#unexpected(`a manifest of ${totalBytes} bytes`)
+    }
+    const part = await decompressBytes(compressed, Math.min(CHUNK_BYTES, totalBytes - offsetBytes))
+    if (part === null) throw this.#unexpected('a part of a manifest of another size')
+    return { totalBytes, part }
   }
 
   /** Says that nothing more will be asked. */
@@ -164,23 +165,25 @@ export class TemplateSession {
     this.#channel.abort(reason)
   }
 
-  /** @throws TemplateError TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_MISMATCH; WireError */
-  async #ask(request: TemplateRequest): Promise<TemplateReply> {
+  /**
+   * @param read - makes of the reply what outlives it: its bytes are views, valid until it has returned
+   * @throws TemplateError TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_MISMATCH; WireError
+   */
+  async #ask<T>(request: TemplateRequest, read: (reply: TemplateReply) => T | Promise<T>): Promise<T> {
     const sent = this.#inTurn('sending', (signal) =>
       this.#channel.send(templateRequestCodec.encode(request), { signal }),
     )
     const received = this.#inTurn('receiving', async (signal) => {
       const bytes = await this.#channel.receive({ maxBytes: MAX_TEMPLATE_REPLY_BYTES, signal })
-      // Copied at once: the next receive, which nobody waits for here, reuses the memory.
-      return bytes === null ? null : Uint8Array.from(bytes)
+      if (bytes === null) throw this.#unexpected('nothing where a reply was due')
+      const reply = templateReplyCodec.decode(bytes)
+      if ('refusal' in reply) throw this.#refused(reply.refusal)
+      return read(reply)
     })
     this.#unanswered++
-    const [, bytes] = await Promise.all([sent, received])
+    const [, answer] = await Promise.all([sent, received])
     this.#unanswered--
-    if (bytes === null) throw this.#unexpected('nothing where a reply was due')
-    const reply = templateReplyCodec.decode(bytes)
-    if ('refusal' in reply) throw this.#refused(reply.refusal)
-    return reply
+    return answer
   }
 
   /** One after the other, each bounded from its turn on. */

@@ -24,7 +24,6 @@ const MAX_REPLY_BYTES = 4 * 1024 * 1024
 /** A peer behind an in-memory network. */
 export class TestPeer implements TemplateProvider {
   readonly peer: string
-  readonly rttMs = null
   /** Our ends of the channels that were opened to it. */
   readonly channels: Channel[] = []
   readonly #handler: ChannelHandler

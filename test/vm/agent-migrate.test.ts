@@ -48,7 +48,7 @@ test('a template is pulled by its id, and is the same there', async () => {
   const pulled = await edge2!.json('template', 'pull', templateId, '--from', 'edge-1', '--name', 'pulled')
   expect(pulled).toMatchObject({ id: templateId, names: ['pulled'], bytesReceived: expect.any(Number) })
   expect(await edge2!.json('template', 'verify', 'pulled')).toMatchObject({ ok: true })
-  expect(await edge2!.json('template', 'pull', templateId)).toMatchObject({ from: null, bytesReceived: 0 })
+  expect(await edge2!.json('template', 'pull', templateId)).toMatchObject({ from: [], bytesReceived: 0 })
 })
 
 test('a VM moves with what it holds in memory, and back', async () => {

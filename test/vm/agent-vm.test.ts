@@ -57,7 +57,7 @@ test('template create prints the id, and template show finds it by name, id and 
 test('template verify finds it whole', async () => {
   expect(await agent.json('template', 'verify')).toEqual({
     ok: true,
-    templates: [{ id: templateId, names: ['small'], ok: true, damaged: [] }],
+    templates: [{ id: templateId, names: ['small'], ok: true, damaged: [], repaired: null, error: null }],
   })
 })
 

@@ -145,7 +145,13 @@ test('one flipped bit in the RAM file: verify names the page', async () => {
   const page = 4711
   {
     await using _flipped = await flipped(templateFile(destination, 'ram'), page * PAGE_BYTES + 99)
-    const { code, stdout } = await destination.run(['template', 'verify', templateId, '--json'])
+    const { code, stdout } = await destination.run([
+      'template',
+      'verify',
+      templateId,
+      '--no-repair',
+      '--json',
+    ])
     expect({ code, document: JSON.parse(stdout) }).toMatchObject({
       code: 1,
       document: { ok: false, templates: [{ id: templateId, damaged: [{ file: 'ram', pages: [page] }] }] },
@@ -163,7 +169,7 @@ test.each([
   const { stateBytes } = await destination.json<{ stateBytes: number }>('template', 'show', templateId)
   {
     await using _flipped = await flipped(path, Math.floor(stateBytes * at))
-    const verified = await destination.run(['template', 'verify', templateId, '--json'])
+    const verified = await destination.run(['template', 'verify', templateId, '--no-repair', '--json'])
     expect(JSON.parse(verified.stdout).templates).toMatchObject([{ damaged: [{ file: 'state' }] }])
     const { error } = await failing(['stays', '--to', 'edge-2'], { code: 1, error: 'PEER_ABORTED' })
     expect(error.details).toMatchObject({ peerCode: 'TEMPLATE_DAMAGED' })

@@ -37,7 +37,7 @@ function templateDirectories(): Promise<string[]> {
 /** The destination has begun to write the template, and has not ended: what it has isn't named by an id yet. */
 async function draftBegun(): Promise<void> {
   const deadlineMs = performance.now() + DRAFT_TIMEOUT_MS
-  while (!(await templateDirectories()).some((name) => name.startsWith('draft-'))) {
+  while (!(await templateDirectories()).some((name) => name.startsWith('fetch-'))) {
     if (performance.now() > deadlineMs) throw new Error('no template is on its way')
     await sleep(2)
   }
@@ -52,9 +52,10 @@ test('the source is killed while the template travels: the VM goes on after its 
   await draftBegun()
   await source.stop('SIGKILL')
   expect(await moving).toMatchObject({ code: 1, stdout: expect.stringContaining('AGENT_GONE') })
-  await expect.poll(templateDirectories, { timeout: CLEANUP_TIMEOUT_MS }).toEqual([])
+  await expect.poll(() => qemuPids(destination), { timeout: CLEANUP_TIMEOUT_MS }).toEqual([])
+  // What came is kept for the next move, and isn't a template.
+  expect(await templateDirectories()).toEqual([`fetch-${nodes.templateId}`])
   expect(await destination.json('template', 'ls')).toEqual({ templates: [] })
-  expect(await qemuPids(destination)).toEqual([])
 
   await source.start()
   expect(await showVm(source, 'web')).toMatchObject({ pid, state: 'running', epoch: 1 })

@@ -93,18 +93,14 @@ export function templateRoutes(server: FastifyInstance, parts: AgentParts): void
   server.post<TemplateParams>('/templates/:template/pull', (request, reply) => {
     const { from, name } = checked(pullTemplateSchema, request.body)
     return streamReply<TemplateProgress, PullTemplateReply>(reply, async (progress, signal) => {
-      const pulled = await pullTemplate(parts, {
+      const { record, ...facts } = await pullTemplate(parts, {
         template: request.params.template,
         from,
         name,
         progress,
         signal,
       })
-      return {
-        ...templateReply(pulled.record, parts),
-        from: pulled.from,
-        bytesReceived: pulled.bytesReceived,
-      }
+      return { ...templateReply(record, parts), ...facts }
     })
   })
 
