@@ -1,4 +1,4 @@
-import type { Type } from 'protobufjs'
+import protobuf, { type Type } from 'protobufjs'
 import type { z } from 'zod'
 import { WireError } from './errors.ts'
 import { messageType } from './schema.ts'
@@ -22,7 +22,7 @@ export interface MessageCodec<T> {
 export function messageCodec<T>(typeName: string, schema: z.ZodType<T>): MessageCodec<T> {
   const type = messageType(typeName)
   return {
-    encode: (message) => type.encode(type.fromObject(message as Record<string, unknown>)).finish(),
+    encode: (message) => encodePlain(type, message as Record<string, unknown>),
     decode: (bytes) => check(typeName, schema, toPlain(type, bytes)),
   }
 }
@@ -38,7 +38,7 @@ export function oneOfCodec<B extends Bodies>(typeName: string, bodies: B): Messa
   const type = messageType(typeName)
   return {
     encode({ kind, ...body }) {
-      return type.encode(type.fromObject({ [kind]: body })).finish()
+      return encodePlain(type, { [kind]: body })
     },
     decode(bytes) {
       const plain = toPlain(type, bytes)
@@ -48,6 +48,28 @@ export function oneOfCodec<B extends Bodies>(typeName: string, bodies: B): Messa
       return { kind, ...check(`${typeName}.${kind}`, bodies[kind]!, plain[kind]) } as OneOf<B>
     },
   }
+}
+
+/** What tags, lengths and numbers of a message take beside its `bytes` fields, and more: 256 page indices are 1.3 KB. */
+const BESIDE_BYTES = 4096
+
+/**
+ * protobufjs' writer grows by doubling, moves what it has written to put a
+ * length before it, and copies all of it at the end: 4 MiB of garbage for a
+ * message with 1 MiB of pages. So it gets a buffer that is large enough, and
+ * that buffer is the message.
+ */
+function encodePlain(type: Type, plain: Record<string, unknown>): Uint8Array {
+  const writer = protobuf.Writer.create()
+  writer.buf = Buffer.allocUnsafe(bytesIn(plain) + BESIDE_BYTES)
+  return type.encode(type.fromObject(plain), writer).finish(true)
+}
+
+/** Of all `bytes` fields, however deep. */
+function bytesIn(value: unknown): number {
+  if (value instanceof Uint8Array) return value.length
+  if (typeof value !== 'object' || value === null) return 0
+  return Object.values(value).reduce((sum: number, field) => sum + bytesIn(field), 0)
 }
 
 function toPlain(type: Type, bytes: Uint8Array): Record<string, unknown> {
