@@ -1,4 +1,4 @@
-import { CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
+import { CHUNK_PAGES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
 import type { FetchPlan, ListedChunk, WantedOfChunk } from './fetch-plan.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, HASH_BYTES, hashPages, ZERO_PAGE_HASH } from './hashing.ts'
 import type { IncomingTemplate } from './incoming.ts'
@@ -47,14 +47,17 @@ export type Assembly =
  * Puts a chunk together from pages that came, pages of other templates and
  * pages of its own template, hashes all of it, and keeps it if it is what the
  * manifest says.
+ *
+ * @param bytes - CHUNK_BYTES to put it together in
  */
 export async function assembleChunk(
   listed: ListedChunk,
   received: ReceivedPages,
+  bytes: Buffer,
   components: { incoming: IncomingTemplate; local: LocalPages; plan: FetchPlan },
 ): Promise<Assembly> {
   const { incoming, plan } = components
-  const bytes = Buffer.alloc(CHUNK_BYTES)
+  bytes.fill(0)
   const guessed = new Set<number>()
   for (const [i, page] of listed.pages.entries()) {
     const into = bytes.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)

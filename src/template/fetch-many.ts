@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DroverError, errorBody } from '../domain/errors.ts'
+import { CHUNK_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import { FULL_HASH_BYTES, SHORT_HASH_BYTES } from '../wire/template-messages.ts'
 import { assembleChunk, expandHashes, isAsListed, ReceivedPages } from './chunk-assembly.ts'
@@ -170,6 +171,8 @@ export class FetchMany {
   /** One request after the other, while there are any. */
   async #loop(worker: Worker): Promise<void> {
     const { peer } = worker.provider
+    // One for all chunks that are put together here: large buffers are slow garbage.
+    const buffer = Buffer.allocUnsafe(CHUNK_BYTES)
     while (!this.#plan.done && !this.#ended.signal.aborted) {
       const startedMs = performance.now()
       const share = this.#plan.take(peer, { nowMs: startedMs, expectedMs: worker.shareMs })
@@ -179,7 +182,7 @@ export class FetchMany {
       }
       try {
         if (share.kind === 'lists') await this.#fetchLists(worker, share)
-        else await this.#fetchPages(worker, share)
+        else await this.#fetchPages(worker, share, buffer)
       } catch (error) {
         this.#plan.settle(share, peer, 'failed')
         throw error
@@ -210,7 +213,7 @@ export class FetchMany {
     return listed
   }
 
-  async #fetchPages(worker: Worker, share: Extract<Share, { kind: 'pages' }>): Promise<void> {
+  async #fetchPages(worker: Worker, share: Extract<Share, { kind: 'pages' }>, buffer: Buffer): Promise<void> {
     const { session } = worker
     const wanted = share.wanted.map(({ chunk, pages }) => ({ chunk: chunk.chunk, bitmap: bitmapOf(pages) }))
     const bytes = wanted.length === 0 ? Buffer.alloc(0) : await session.pages(wanted)
@@ -221,7 +224,7 @@ export class FetchMany {
     const left = new Set(share.chunks)
     try {
       for (const listed of share.chunks) {
-        const assembly = await assembleChunk(listed, received, { incoming, local, plan: this.#plan })
+        const assembly = await assembleChunk(listed, received, buffer, { incoming, local, plan: this.#plan })
         left.delete(listed)
         if (assembly.kind === 'mistaken') this.#plan.list(withoutGuesses(listed, assembly.pages))
         if (assembly.kind === 'wrong') await this.#convict(listed, received, session)
