@@ -9,12 +9,15 @@ import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/ind
 import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
 import type { StatusReply } from './api-schema.ts'
+import { COMMAND_PROTOCOL } from './commands/ask.ts'
+import { Commands } from './commands/dispatch.ts'
+import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import type { AgentConfig } from './config.ts'
 import { openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
-import type { Hypervisor } from './parts.ts'
+import type { CommandParts, Hypervisor } from './parts.ts'
 import { templatePeers } from './template-peers.ts'
 import { TemplateSpace } from './template-space.ts'
 
@@ -93,7 +96,7 @@ export class Agent implements AsyncDisposable {
     } else {
       await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates))
     }
-    const api = new ApiServer({
+    const parts: CommandParts = {
       config,
       log: this.#log,
       events: this.#events,
@@ -103,7 +106,9 @@ export class Agent implements AsyncDisposable {
       qemu: qemuStatus(config, binary, qemuError),
       hypervisor,
       qemuError,
-    })
+    }
+    await mesh.handle(COMMAND_PROTOCOL, serveCommands(parts), { maxInboundStreams: MAX_COMMANDS_PER_PEER })
+    const api = new ApiServer({ ...parts, commands: new Commands(parts) })
     await api.start()
     starting.defer(() => api.stop())
     this.#running = starting.move()

@@ -6,6 +6,7 @@ import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
 import type { StatusReply } from './api-schema.ts'
+import type { Commands } from './commands/dispatch.ts'
 import type { AgentConfig } from './config.ts'
 import type { EventHub } from './event-hub.ts'
 import type { TemplateSpace } from './template-space.ts'
@@ -18,6 +19,7 @@ export interface AgentParts {
   mesh: Mesh
   templates: TemplateStore
   templateSpace: TemplateSpace
+  commands: Commands
   /** Of the probe at start. */
   qemu: StatusReply['qemu']
   /** Null on a node without a usable QEMU: it still serves its templates. */
@@ -32,8 +34,11 @@ export interface Hypervisor {
   migrations: MigrationService
 }
 
+/** What commands need: all but themselves. */
+export type CommandParts = Omit<AgentParts, 'commands'>
+
 /** @throws what the probe of QEMU found wrong, such as QEMU_NOT_FOUND */
-export function hypervisorOf({ hypervisor, qemuError }: AgentParts): Hypervisor {
+export function hypervisorOf({ hypervisor, qemuError }: CommandParts): Hypervisor {
   if (hypervisor === null) throw qemuError!
   return hypervisor
 }

@@ -1,58 +1,49 @@
 import type { FastifyInstance } from 'fastify'
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
-import type { MoveStart } from '../../migration/index.ts'
-import { type MigrateReply, type MigrationReply, migrateSchema, resolveSchema } from '../api-schema.ts'
+import { type MigrateReply, migrateSchema, resolveSchema } from '../api-schema.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
-import { apiError, checked, streamReply } from './request.ts'
+import { checked, commandOptions, streamReply } from './request.ts'
 
 type MigrationParams = { Params: { id: string } }
 
 /**
  * GET and POST /migrations, GET /migrations/ID, GET /migrations/ID/watch
- * (NDJSON), POST /migrations/ID/{cancel,resolve}. A move belongs to the agent:
- * a client that goes away doesn't end it.
+ * (NDJSON), POST /migrations/ID/{cancel,resolve}. VMs are moved from wherever
+ * they are; listed are the moves from this node. A move belongs to the agent
+ * that moves the VM: a client that goes away doesn't end it.
  */
 export function migrationRoutes(server: FastifyInstance, parts: AgentParts): void {
-  const migrations = () => hypervisorOf(parts).migrations
+  const { commands, mesh } = parts
 
-  const one = async (id: string): Promise<MigrationReply> => migrationReply(await migrations().get(id))
-
-  server.get('/migrations', async () => ({ migrations: (await migrations().list()).map(migrationReply) }))
-
-  server.post('/migrations', (request): MigrateReply => {
-    const { to, ...rest } = checked(migrateSchema, request.body)
-    const starts = migrations().migrate({ ...rest, to: parts.mesh.resolve(to) })
-    return { migrations: starts.map(startReply) }
+  server.get('/migrations', async () => {
+    const moves = await hypervisorOf(parts).migrations.list()
+    return { migrations: moves.map(({ report, running }) => ({ ...report, running })) }
   })
 
-  server.get<MigrationParams>('/migrations/:id', (request) => one(request.params.id))
+  server.post('/migrations', (request, reply): Promise<MigrateReply> => {
+    const { to, vms, parallel, ...limits } = checked(migrateSchema, request.body)
+    const maxBandwidthBytesPerSecond = limits.maxBandwidthBytesPerSecond ?? 0
+    const maxBlackoutMs = limits.maxBlackoutMs ?? 0
+    const command = { vms, to: mesh.resolve(to), parallel, maxBandwidthBytesPerSecond, maxBlackoutMs }
+    return commands.migrate({ kind: 'migrate', ...command }, commandOptions(reply))
+  })
 
-  server.get<MigrationParams>('/migrations/:id/watch', (request, reply) =>
-    streamReply<MigrationProgress, MigrationReport>(reply, async (progress, signal) => {
-      for await (const step of migrations().progress(request.params.id, signal)) progress(step)
-      return (await migrations().get(request.params.id)).report
-    }),
+  server.get<MigrationParams>('/migrations/:id', (request, reply) =>
+    commands.onMove({ kind: 'report', migrationId: request.params.id }, commandOptions(reply)),
   )
 
-  server.post<MigrationParams>('/migrations/:id/cancel', async (request) => {
-    await migrations().cancel(request.params.id)
-    return await one(request.params.id)
-  })
+  server.get<MigrationParams>('/migrations/:id/watch', (request, reply) =>
+    streamReply<MigrationProgress, MigrationReport>(reply, (onProgress, signal) =>
+      commands.onMove({ kind: 'watch', migrationId: request.params.id }, { onProgress, signal }),
+    ),
+  )
 
-  server.post<MigrationParams>('/migrations/:id/resolve', async (request) => {
+  server.post<MigrationParams>('/migrations/:id/cancel', (request, reply) =>
+    commands.onMove({ kind: 'cancel', migrationId: request.params.id }, commandOptions(reply)),
+  )
+
+  server.post<MigrationParams>('/migrations/:id/resolve', (request, reply) => {
     const { owner } = checked(resolveSchema, request.body)
-    await migrations().resolve(request.params.id, owner)
-    return await one(request.params.id)
+    return commands.onMove({ kind: 'resolve', migrationId: request.params.id, owner }, commandOptions(reply))
   })
-}
-
-function startReply(start: MoveStart): MigrateReply['migrations'][number] {
-  const { vm } = start
-  return 'migrationId' in start
-    ? { vm, migrationId: start.migrationId }
-    : { vm, error: apiError(start.error).error }
-}
-
-function migrationReply({ report, running }: { report: MigrationReport; running: boolean }): MigrationReply {
-  return { ...report, running }
 }

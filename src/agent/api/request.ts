@@ -2,6 +2,7 @@ import type { FastifyReply } from 'fastify'
 import type { z } from 'zod'
 import { DroverError, errorBody, type Outcome } from '../../domain/errors.ts'
 import { type ApiError, NDJSON } from '../api-schema.ts'
+import type { CommandOptions } from '../commands/command.ts'
 import { AgentError } from '../errors.ts'
 
 const STATUS: Readonly<Record<Outcome, number>> = {
@@ -41,6 +42,11 @@ export function closeSignal(reply: FastifyReply): AbortSignal {
   const closed = new AbortController()
   reply.raw.once('close', () => closed.abort())
   return closed.signal
+}
+
+/** Of a command that tells of no progress. */
+export function commandOptions(reply: FastifyReply): CommandOptions {
+  return { signal: closeSignal(reply), onProgress: () => {} }
 }
 
 /**

@@ -1,16 +1,17 @@
 import type { FastifyInstance } from 'fastify'
-import { doubtOf, type VmRecord, vmStateName } from '../../domain/vm.ts'
-import { stopReason } from '../../vm/index.ts'
-import { runVmSchema, stopVmSchema, type VmReply, type VmShowReply } from '../api-schema.ts'
+import { NAME_PATTERN } from '../../domain/text.ts'
+import { VmError } from '../../vm/index.ts'
+import { runVmSchema, stopVmSchema } from '../api-schema.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
-import { checked, closeSignal } from './request.ts'
+import { vmReply } from '../vm-reply.ts'
+import { checked, closeSignal, commandOptions } from './request.ts'
 
 type VmParams = { Params: { vm: string } }
 
-/** GET and POST /vms, GET and DELETE /vms/VM, POST /vms/VM/{pause,resume,reset,stop}. */
+/** GET and POST /vms: of this node. GET and DELETE /vms/VM, POST /vms/VM/{pause,resume,reset,stop}: wherever it is. */
 export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
+  const { commands } = parts
   const vms = () => hypervisorOf(parts).vms
-  const one = (ref: string) => vmReply(vms().get(ref), parts)
 
   server.get('/vms', () => ({
     vms: vms()
@@ -28,48 +29,28 @@ export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
     return vmReply(record, parts)
   })
 
-  server.get<VmParams>('/vms/:vm', async (request): Promise<VmShowReply> => {
-    const { record, pages, pagesUnavailable, consoleSocket, runState } = await vms().show(request.params.vm)
-    return { ...vmReply(record, parts), pages, pagesUnavailable, consoleSocket, runState }
-  })
+  server.get<VmParams>('/vms/:vm', (request, reply) =>
+    commands.onVm({ kind: 'show', vm: named(request.params.vm) }, commandOptions(reply)),
+  )
 
-  for (const action of ['pause', 'resume', 'reset'] as const) {
-    server.post<VmParams>(`/vms/:vm/${action}`, async (request, reply) => {
-      await vms()[action](request.params.vm, { signal: closeSignal(reply) })
-      return one(request.params.vm)
-    })
+  for (const kind of ['pause', 'resume', 'reset'] as const) {
+    server.post<VmParams>(`/vms/:vm/${kind}`, (request, reply) =>
+      commands.onVm({ kind, vm: named(request.params.vm) }, commandOptions(reply)),
+    )
   }
 
-  server.post<VmParams>('/vms/:vm/stop', async (request, reply) => {
+  server.post<VmParams>('/vms/:vm/stop', (request, reply) => {
     const { force } = checked(stopVmSchema, request.body)
-    await vms().stopVm(request.params.vm, { force, signal: closeSignal(reply) })
-    return one(request.params.vm)
+    return commands.onVm({ kind: 'stop', vm: named(request.params.vm), force }, commandOptions(reply))
   })
 
-  server.delete<VmParams>('/vms/:vm', async (request) => {
-    const removed = one(request.params.vm)
-    await vms().remove(request.params.vm)
-    return removed
-  })
+  server.delete<VmParams>('/vms/:vm', (request, reply) =>
+    commands.onVm({ kind: 'remove', vm: named(request.params.vm) }, commandOptions(reply)),
+  )
 }
 
-function vmReply({ spec, state, epoch, createdAtMs }: VmRecord, { mesh, templates }: AgentParts): VmReply {
-  const template = templates.has(spec.templateId) ? templates.get(spec.templateId) : null
-  return {
-    name: spec.name,
-    id: spec.id,
-    node: mesh.name,
-    epoch,
-    state: vmStateName(state),
-    reason: state.kind === 'stopped' ? stopReason(state) : null,
-    template: spec.templateId,
-    templateNames: template?.names ?? [],
-    memoryBytes: template?.manifest.machine.memoryBytes ?? null,
-    createdAtMs,
-    pid: state.kind === 'stopped' ? null : state.process.pid,
-    nics: spec.nics,
-    hasDisk: spec.hasDisk,
-    generationId: spec.generationId,
-    migrationId: state.kind === 'departing' ? state.migrationId : (doubtOf(state)?.migrationId ?? null),
-  }
+/** What can't be a VM's name or id isn't asked for elsewhere. */
+function named(vm: string): string {
+  if (NAME_PATTERN.test(vm)) return vm
+  throw new VmError('VM_NOT_FOUND', `no VM can be called ${JSON.stringify(vm)}`, { details: { name: vm } })
 }

@@ -1,0 +1,143 @@
+import { z } from 'zod'
+import { DroverError } from '../../domain/errors.ts'
+import type { MigrationProgress } from '../../domain/migration.ts'
+import type { Channel, OpenChannel } from '../../wire/channel.ts'
+import {
+  type CommandKind,
+  commandCodec,
+  commandReplyCodec,
+  MAX_COMMAND_REPLY_BYTES,
+} from '../../wire/command-messages.ts'
+import { AgentError } from '../errors.ts'
+import type { Command, CommandOptions, CommandResults } from './command.ts'
+import {
+  migrateReply,
+  migrationReply,
+  migrationReport,
+  moveProgress,
+  vmReply,
+  vmShowReply,
+} from './replies.ts'
+
+export const COMMAND_PROTOCOL = '/drover/command/1'
+
+/** For reaching a node: a dial and a round trip. */
+const OPEN_TIMEOUT_MS = 15_000
+/** What a command may take: a guest has 30 s to switch itself off. */
+const ANSWER_TIMEOUT_MS = 120_000
+/** A move that is watched tells of a step each 200 ms; between two phases a large template may travel. */
+const WATCH_TIMEOUT_MS = 24 * 3_600_000
+
+/** What the owner's answer must look like: it ends up on a terminal and in scripts. */
+const RESULTS: { [K in CommandKind]: z.ZodType<CommandResults[K]> } = {
+  show: vmShowReply,
+  pause: vmReply,
+  resume: vmReply,
+  reset: vmReply,
+  stop: vmReply,
+  remove: vmReply,
+  migrate: migrateReply,
+  watch: migrationReport,
+  report: migrationReply,
+  cancel: migrationReply,
+  resolve: migrationReply,
+}
+
+/** The owner of a VM said no, in its own words. */
+export class OwnerError extends DroverError {}
+
+/**
+ * Has another node do a command.
+ *
+ * @throws OwnerError with the owner's code; AgentError OWNER_UNREACHABLE when it can't be asked or doesn't answer,
+ *   ANSWER_MALFORMED; the signal's reason
+ */
+export async function ask<K extends CommandKind>(
+  open: OpenChannel,
+  owner: string,
+  command: Command<K>,
+  { onProgress, signal }: CommandOptions,
+): Promise<CommandResults[K]> {
+  const channel = await reach(open, owner, signal)
+  try {
+    const timeoutMs = command.kind === 'watch' ? WATCH_TIMEOUT_MS : ANSWER_TIMEOUT_MS
+    const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
+    await channel.send(commandCodec.encode(command), { signal: bounded })
+    const result = await readReplies(channel, command.kind as K, onProgress, bounded)
+    await channel.close()
+    return result
+  } catch (error) {
+    channel.abort(error as Error)
+    signal.throwIfAborted()
+    if (error instanceof OwnerError || error instanceof AgentError) throw error
+    throw unreachable(owner, error)
+  }
+}
+
+async function reach(open: OpenChannel, owner: string, signal: AbortSignal): Promise<Channel> {
+  try {
+    return await open(
+      owner,
+      COMMAND_PROTOCOL,
+      AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]),
+    )
+  } catch (cause) {
+    signal.throwIfAborted()
+    throw unreachable(owner, cause)
+  }
+}
+
+async function readReplies<K extends CommandKind>(
+  channel: Channel,
+  kind: K,
+  onProgress: (progress: MigrationProgress) => void,
+  signal: AbortSignal,
+): Promise<CommandResults[K]> {
+  for (;;) {
+    const bytes = await channel.receive({ maxBytes: MAX_COMMAND_REPLY_BYTES, signal })
+    if (bytes === null) throw malformed(channel.peer, 'it ended without one')
+    const reply = commandReplyCodec.decode(bytes)
+    if (reply.kind === 'error') {
+      const details = parse(channel.peer, z.record(z.string(), z.unknown()), reply.detailsJson)
+      throw new OwnerError(reply.code, reply.outcome, printable(reply.message), { details })
+    }
+    if (reply.kind === 'result')
+      return parse(channel.peer, RESULTS[kind] as z.ZodType<CommandResults[K]>, reply.json)
+    if (kind !== 'watch') throw malformed(channel.peer, 'progress of a command that has none')
+    onProgress(parse(channel.peer, moveProgress, reply.json))
+  }
+}
+
+function parse<T>(peer: string, schema: z.ZodType<T>, json: string): T {
+  let document: unknown
+  try {
+    document = JSON.parse(json, (_key, value: unknown) =>
+      typeof value === 'string' ? printable(value) : value,
+    )
+  } catch {
+    throw malformed(peer, 'it is no JSON')
+  }
+  const checked = schema.safeParse(document)
+  if (checked.success) return checked.data
+  const [issue] = checked.error.issues
+  throw malformed(peer, `${issue?.path.join('.')}: ${issue?.message}`)
+}
+
+/** A peer moves no cursor on anybody's terminal. */
+function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}+/gu, ' ')
+}
+
+function unreachable(owner: string, cause: unknown): AgentError {
+  return new AgentError(
+    'OWNER_UNREACHABLE',
+    `node ${owner} has the VM, and doesn't answer: is its agent up? \`drover peer ping ${owner}\``,
+    { cause, details: { owner } },
+  )
+}
+
+function malformed(peer: string, what: string): AgentError {
+  return new AgentError('ANSWER_MALFORMED', `node ${peer} gave an answer that is none: ${what}`, {
+    details: { peer, what },
+  })
+}

@@ -1,0 +1,142 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { MigrationId, PeerIdText } from '../../domain/vm.ts'
+import { VmError } from '../../vm/index.ts'
+import type { CommandKind } from '../../wire/command-messages.ts'
+import { apiError } from '../api/request.ts'
+import type { MeshVmReply, MigrateReply } from '../api-schema.ts'
+import { AgentError } from '../errors.ts'
+import { meshVms } from '../mesh-inventory.ts'
+import type { CommandParts } from '../parts.ts'
+import { ask, OwnerError } from './ask.ts'
+import type { Command, CommandOptions, CommandResults } from './command.ts'
+import { execute } from './execute.ts'
+
+/** Nodes announce a VM that has come or gone at once, and no more often than every 500 ms. */
+const NEWS_MS = 750
+/** Moves that were begun on other nodes from here, remembered so that they can be watched and cancelled. */
+const MAX_REMOTE_MOVES = 1024
+
+type MoveCommandKind = 'watch' | 'report' | 'cancel' | 'resolve'
+type VmCommandKind = Exclude<CommandKind, MoveCommandKind | 'migrate'>
+
+/**
+ * Commands given on this node. A VM that is here is handled here; of any other
+ * the directory knows the node, and that one is asked.
+ */
+export class Commands {
+  readonly #parts: CommandParts
+  readonly #remoteMoves = new Map<MigrationId, PeerIdText>()
+
+  constructor(parts: CommandParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * A command on one VM.
+   *
+   * @throws what the VM's node says; VmError VM_NOT_FOUND; AgentError VM_AMBIGUOUS, OWNER_UNREACHABLE
+   */
+  async onVm<K extends VmCommandKind>(
+    command: Command<K>,
+    options: CommandOptions,
+  ): Promise<CommandResults[K]> {
+    const { vm } = command as { vm: string }
+    const attempt = async (): Promise<CommandResults[K]> => {
+      if (this.#isHere(vm)) return execute(this.#parts, command, options)
+      return this.#ask(await this.#owner(vm, options.signal), command, options)
+    }
+    try {
+      return await attempt()
+    } catch (error) {
+      if (!(error instanceof OwnerError) || error.code !== 'VM_NOT_FOUND') throw error
+      // It has just moved: its new node says so about now.
+      await sleep(NEWS_MS, undefined, { signal: options.signal })
+      return attempt()
+    }
+  }
+
+  /** Moves VMs, each from where it is: one herd for each node that has some of them. */
+  async migrate(command: Command<'migrate'>, options: CommandOptions): Promise<MigrateReply> {
+    const herds = new Map<PeerIdText | null, string[]>()
+    const failed: MigrateReply['migrations'] = []
+    for (const vm of command.vms) {
+      try {
+        const owner = this.#isHere(vm) ? null : await this.#owner(vm, options.signal)
+        herds.set(owner, [...(herds.get(owner) ?? []), vm])
+      } catch (error) {
+        failed.push({ vm, error: apiError(error).error })
+      }
+    }
+    const started = [...herds].map(async ([owner, vms]) => {
+      const herd = { ...command, vms }
+      if (owner === null) return (await execute(this.#parts, herd, options)).migrations
+      try {
+        const { migrations } = await this.#ask(owner, herd, options)
+        for (const start of migrations) if ('migrationId' in start) this.#remember(start.migrationId, owner)
+        return migrations
+      } catch (error) {
+        return vms.map((vm) => ({ vm, error: apiError(error).error }))
+      }
+    })
+    const migrations = (await Promise.all(started)).flat()
+    const inOrder = (name: string): number => command.vms.indexOf(name)
+    return { migrations: [...failed, ...migrations].toSorted((a, b) => inOrder(a.vm) - inOrder(b.vm)) }
+  }
+
+  /** A command on a move that was begun from here. */
+  onMove<K extends MoveCommandKind>(
+    command: Command<K>,
+    options: CommandOptions,
+  ): Promise<CommandResults[K]> {
+    const owner = this.#remoteMoves.get((command as { migrationId: MigrationId }).migrationId)
+    return owner === undefined ? execute(this.#parts, command, options) : this.#ask(owner, command, options)
+  }
+
+  #ask<K extends CommandKind>(
+    owner: PeerIdText,
+    command: Command<K>,
+    options: CommandOptions,
+  ): Promise<CommandResults[K]> {
+    const { mesh } = this.#parts
+    return ask((peer, protocol, signal) => mesh.open(peer, protocol, signal), owner, command, options)
+  }
+
+  #isHere(vm: string): boolean {
+    const records = this.#parts.hypervisor?.vms.list() ?? []
+    return records.some(({ spec }) => spec.name === vm || spec.id === vm)
+  }
+
+  /** @throws VmError VM_NOT_FOUND when nobody has it; AgentError VM_AMBIGUOUS */
+  async #owner(vm: string, signal: AbortSignal): Promise<PeerIdText> {
+    const { mesh } = this.#parts
+    const { vms } = await meshVms(mesh, signal)
+    const found = vms.filter(({ name, id, peerId }) => peerId !== mesh.peerId && (name === vm || id === vm))
+    // Of two nodes that claim one VM the one with the higher epoch has it.
+    const byId = new Map<string, MeshVmReply>()
+    for (const claim of found) {
+      if ((byId.get(claim.id)?.epoch ?? -1) < claim.epoch) byId.set(claim.id, claim)
+    }
+    const [owner, ...others] = byId.values()
+    if (owner === undefined) {
+      throw new VmError(
+        'VM_NOT_FOUND',
+        `no node of this mesh has a VM '${vm}': see \`drover vm ls --mesh\``,
+        {
+          details: { name: vm },
+        },
+      )
+    }
+    if (others.length === 0) return owner.peerId
+    const nodes = [owner, ...others].map(({ id, node }) => ({ id, node }))
+    const where = nodes.map(({ node }) => node).join(', ')
+    throw new AgentError('VM_AMBIGUOUS', `there are VMs called ${vm} on ${where}: use the id`, {
+      details: { vm, nodes },
+    })
+  }
+
+  #remember(migrationId: MigrationId, owner: PeerIdText): void {
+    this.#remoteMoves.set(migrationId, owner)
+    const [oldest] = this.#remoteMoves.keys()
+    if (this.#remoteMoves.size > MAX_REMOTE_MOVES) this.#remoteMoves.delete(oldest!)
+  }
+}

@@ -1,0 +1,98 @@
+import type { Channel, ChannelHandler } from '../../wire/channel.ts'
+import {
+  type CommandMessage,
+  type CommandReply,
+  commandCodec,
+  commandReplyCodec,
+  MAX_COMMAND_BYTES,
+} from '../../wire/command-messages.ts'
+import { apiError } from '../api/request.ts'
+import type { CommandParts } from '../parts.ts'
+import { execute } from './execute.ts'
+
+/** From the opening of a channel to its command. */
+const COMMAND_TIMEOUT_MS = 10_000
+/** What the asking node may take to read a frame. */
+const SEND_TIMEOUT_MS = 30_000
+/** Commands of one peer at a time. */
+export const MAX_COMMANDS_PER_PEER = 32
+const MAX_MESSAGE_CHARS = 4096
+const MAX_DETAILS_CHARS = 16 * 1024
+
+/**
+ * Does what another node was told to do with a VM of this one. Never hands a
+ * command on: who asks has looked up who has the VM.
+ */
+export function serveCommands(parts: CommandParts): ChannelHandler {
+  return async (channel, signal) => {
+    const bytes = await channel.receive({
+      maxBytes: MAX_COMMAND_BYTES,
+      signal: AbortSignal.any([signal, AbortSignal.timeout(COMMAND_TIMEOUT_MS)]),
+    })
+    if (bytes === null) return
+    const command = commandCodec.decode(bytes)
+    parts.events.publish({
+      kind: 'command-from-peer',
+      peer: channel.peer,
+      command: command.kind,
+      ...subject(command),
+    })
+    const left = new AbortController()
+    // Whoever closes or resets the channel doesn't wait any more.
+    const listening = channel
+      .receive({ maxBytes: 0, signal: AbortSignal.any([signal, left.signal]) })
+      .catch(() => {})
+      .then(() => left.abort(new Error('the asking node has left')))
+    const either = AbortSignal.any([signal, left.signal])
+    try {
+      await send(channel, await answer(parts, command, channel, either), signal)
+      await channel.close()
+    } finally {
+      left.abort()
+      await listening
+    }
+  }
+}
+
+async function answer(
+  parts: CommandParts,
+  command: CommandMessage,
+  channel: Channel,
+  signal: AbortSignal,
+): Promise<CommandReply> {
+  // Progress is dropped while a frame is on its way: only the newest matters, and nothing piles up.
+  let sending: Promise<void> | null = null
+  const onProgress = (progress: object): void => {
+    sending ??= send(channel, { kind: 'progress', json: JSON.stringify(progress) }, signal)
+      .catch(() => {})
+      .finally(() => {
+        sending = null
+      })
+  }
+  try {
+    const result = await execute(parts, command, { onProgress, signal })
+    await sending
+    return { kind: 'result', json: JSON.stringify(result) }
+  } catch (error) {
+    await sending
+    const { code, outcome, message, details } = apiError(error).error
+    const detailsJson = JSON.stringify(details)
+    return {
+      kind: 'error',
+      code,
+      outcome,
+      message: message.slice(0, MAX_MESSAGE_CHARS),
+      detailsJson: detailsJson.length <= MAX_DETAILS_CHARS ? detailsJson : '{}',
+    }
+  }
+}
+
+async function send(channel: Channel, reply: CommandReply, signal: AbortSignal): Promise<void> {
+  const bounded = AbortSignal.any([signal, AbortSignal.timeout(SEND_TIMEOUT_MS)])
+  await channel.send(commandReplyCodec.encode(reply), { signal: bounded })
+}
+
+function subject(command: CommandMessage): object {
+  if ('vm' in command) return { vm: command.vm }
+  return 'vms' in command ? { vms: command.vms } : { migrationId: command.migrationId }
+}

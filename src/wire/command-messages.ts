@@ -1,0 +1,56 @@
+import { z } from 'zod'
+import { MAX_HERD_VMS, MAX_PARALLEL_MOVES } from '../domain/migration.ts'
+import { NAME_PATTERN } from '../domain/text.ts'
+import { type OneOf, oneOfCodec } from './message.ts'
+
+/** The messages of `/drover/command/1` (`command.proto`), with what each may hold. */
+
+/** 64 names of 63 characters. */
+export const MAX_COMMAND_BYTES = 8 * 1024
+/** A report has a line for each of 30 rounds, a VM four NICs: some KB. */
+export const MAX_COMMAND_REPLY_BYTES = 256 * 1024
+
+/** A name, or an id, which is one too. */
+const vm = z.string().regex(NAME_PATTERN)
+const migrationId = z.uuid().lowercase()
+const limit = z.number().min(0).max(Number.MAX_SAFE_INTEGER)
+
+const commandBodies = {
+  show: z.object({ vm }),
+  pause: z.object({ vm }),
+  resume: z.object({ vm }),
+  reset: z.object({ vm }),
+  stop: z.object({ vm, force: z.boolean() }),
+  remove: z.object({ vm }),
+  migrate: z.object({
+    vms: z.array(vm).min(1).max(MAX_HERD_VMS),
+    to: z.string().regex(/^[1-9A-HJ-NP-Za-km-z]{32,64}$/),
+    parallel: z.number().int().min(1).max(MAX_PARALLEL_MOVES),
+    maxBandwidthBytesPerSecond: limit,
+    maxBlackoutMs: limit,
+  }),
+  watch: z.object({ migrationId }),
+  report: z.object({ migrationId }),
+  cancel: z.object({ migrationId }),
+  resolve: z.object({ migrationId, owner: z.enum(['source', 'destination']) }),
+}
+
+export type CommandMessage = OneOf<typeof commandBodies>
+export type CommandKind = CommandMessage['kind']
+export const commandCodec = oneOfCodec('drover.command.Command', commandBodies)
+
+const json = z.string().max(MAX_COMMAND_REPLY_BYTES)
+
+const replyBodies = {
+  progress: z.object({ json }),
+  result: z.object({ json }),
+  error: z.object({
+    code: z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/),
+    outcome: z.enum(['failed', 'usage', 'refused', 'in-doubt', 'cancelled']),
+    message: z.string().max(4096),
+    detailsJson: z.string().max(16 * 1024),
+  }),
+}
+
+export type CommandReply = OneOf<typeof replyBodies>
+export const commandReplyCodec = oneOfCodec('drover.command.CommandReply', replyBodies)
