@@ -18,7 +18,6 @@ import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
-import { templatePeers } from './template-peers.ts'
 import { TemplateSpace } from './template-space.ts'
 
 type Database = Awaited<ReturnType<typeof openDatabase>>
@@ -179,7 +178,7 @@ export class Agent implements AsyncDisposable {
       binary,
       open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
       peerId: mesh.peerId,
-      providersOf: (id, signal) => templatePeers(mesh, id, signal),
+      providersOf: (id) => mesh.announcersOf(id),
       onEvent: (event) => this.#publish(event),
     })
     await migrations.start()

@@ -1,3 +1,4 @@
+import { errorBody } from '../domain/errors.ts'
 import { TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import {
   type DroppedProvider,
@@ -66,7 +67,10 @@ export async function pullTemplate(
     return pulled
   } catch (error) {
     // One that was asked for by name has its own words; of several, each has its own reason.
-    if (signal.aborted || from !== null || dropped.length < 2) throw error
+    const { code } = errorBody(error)
+    const isTheirs =
+      code === 'TEMPLATE_NOT_FOUND' || (dropped.length > 1 && dropped.some((one) => one.code === code))
+    if (signal.aborted || from !== null || !isTheirs) throw error
     throw new AgentError('TEMPLATE_NOT_ON_PEERS', `none of ${dropped.length} members gave us ${template}`, {
       cause: error,
       details: { template, answers: dropped },

@@ -149,17 +149,29 @@ export class Mesh implements AsyncDisposable {
   }
 
   /**
-   * Who has a template: of the nodes that announced it the nearest connected
-   * one first, those that aren't connected last; only if none did, whom the
-   * provider table finds.
+   * Who announced a template: the nearest connected node first, those that
+   * aren't connected last.
+   *
+   * @returns peer ids, this node's not among them
+   */
+  announcersOf(id: TemplateId): string[] {
+    const { directory, membership } = this.#started
+    const { listed, probable } = directory.providers(id)
+    return nearestFirst([...listed, ...probable], membership)
+  }
+
+  /**
+   * Who has a template: whoever announced it; only if nobody did, whom the
+   * provider table finds, which may take FIND_TIMEOUT_MS.
    *
    * @returns peer ids, this node's not among them
    */
   async providersOf(id: TemplateId, { signal }: { signal: AbortSignal }): Promise<string[]> {
-    const { directory, membership, records } = this.#started
-    const { listed, probable } = directory.providers(id)
-    const announced = [...listed, ...probable]
-    if (announced.length > 0) return nearestFirst(announced, membership)
+    const { membership, records } = this.#started
+    const announced = this.announcersOf(id)
+    // A table of nobody's makes its query wait for somebody.
+    if (announced.length > 0 || !this.members().some(({ connected, self }) => connected && !self))
+      return announced
     const found = (await records.find(id, signal)).filter(({ peerId }) => peerId !== this.peerId)
     for (const { peerId, addresses } of found) membership.suggest(peerId, addresses)
     return nearestFirst(

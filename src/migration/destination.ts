@@ -185,8 +185,8 @@ export class DestinationMove implements PendingGrant {
       const { bytesReceived, bytesSent } = await fetchTemplate({
         store: templates,
         // The source has it for sure; whoever else does takes a share.
-        providers: async () => {
-          const others = (await providersOf(id, signal)).filter((peer) => peer !== this.source)
+        providers: () => {
+          const others = providersOf(id).filter((peer) => peer !== this.source)
           return templateProviders([this.source, ...others], open)
         },
         id,

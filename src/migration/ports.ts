@@ -9,8 +9,8 @@ export type Database = Level<string, unknown>
 /** A write that goes to disk together with others, or not at all. */
 export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
 
-/** Peers that may have a template, the best first; none where nobody is known to. */
-export type FindProviders = (id: TemplateId, signal: AbortSignal) => Promise<readonly PeerIdText[]>
+/** Peers that are known to have a template, the best first. Doesn't wait. */
+export type FindProviders = (id: TemplateId) => readonly PeerIdText[]
 
 /** A VM of this node that may be moved away. */
 export interface MovableVm {

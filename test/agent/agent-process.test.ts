@@ -94,9 +94,9 @@ test.each([
   expect(result.code).toBe(exitCode)
 })
 
-test('a node can be asked to move nothing to itself', async () => {
+test('a VM that no node has is not moved to here', async () => {
   const { code, stdout } = await agent.run(['migrate', 'web', '--to', 'edge-1', '--json'])
-  expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'ALREADY_HERE', details: { vms: ['web'] } } })
+  expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'VM_NOT_FOUND', details: { vm: 'web' } } })
   expect(code).toBe(3)
 })
 

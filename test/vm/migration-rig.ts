@@ -62,7 +62,7 @@ export class MigrationRig implements AsyncDisposable {
       templates: node.templates,
       binary: this.#benches[0]!.binary,
       peerId: name,
-      providersOf: async () => [],
+      providersOf: () => [],
       onEvent: (event) => this.events.push({ node: name, ...event }),
       open: async (peer, protocol) => this.tamper(protocol, this.dial(name, peer, protocol)),
     }
