@@ -10,6 +10,7 @@ import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
 import type { StatusReply } from './api-schema.ts'
 import { COMMAND_PROTOCOL } from './commands/ask.ts'
+import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
 import { Commands } from './commands/dispatch.ts'
 import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import type { AgentConfig } from './config.ts'
@@ -107,7 +108,10 @@ export class Agent implements AsyncDisposable {
       qemuError,
     }
     await mesh.handle(COMMAND_PROTOCOL, serveCommands(parts), { maxInboundStreams: MAX_COMMANDS_PER_PEER })
-    const api = new ApiServer({ ...parts, commands: new Commands(parts) })
+    await mesh.handle(CONSOLE_PROTOCOL, serveConsole(parts), { maxInboundStreams: MAX_COMMANDS_PER_PEER })
+    const commands = new Commands(parts)
+    starting.defer(() => commands.stop())
+    const api = new ApiServer({ ...parts, commands })
     await api.start()
     starting.defer(() => api.stop())
     this.#running = starting.move()

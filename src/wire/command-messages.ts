@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { MAX_HERD_VMS, MAX_PARALLEL_MOVES } from '../domain/migration.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
-import { type OneOf, oneOfCodec } from './message.ts'
+import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
 
 /** The messages of `/drover/command/1` (`command.proto`), with what each may hold. */
 
@@ -41,16 +41,21 @@ export const commandCodec = oneOfCodec('drover.command.Command', commandBodies)
 
 const json = z.string().max(MAX_COMMAND_REPLY_BYTES)
 
-const replyBodies = {
-  progress: z.object({ json }),
-  result: z.object({ json }),
-  error: z.object({
-    code: z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/),
-    outcome: z.enum(['failed', 'usage', 'refused', 'in-doubt', 'cancelled']),
-    message: z.string().max(4096),
-    detailsJson: z.string().max(16 * 1024),
-  }),
-}
+const error = z.object({
+  code: z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/),
+  outcome: z.enum(['failed', 'usage', 'refused', 'in-doubt', 'cancelled']),
+  message: z.string().max(4096),
+  detailsJson: z.string().max(16 * 1024),
+})
+
+const replyBodies = { progress: z.object({ json }), result: z.object({ json }), error }
 
 export type CommandReply = OneOf<typeof replyBodies>
 export const commandReplyCodec = oneOfCodec('drover.command.CommandReply', replyBodies)
+
+/** What a terminal sends at a time, and a serial line says. */
+export const MAX_CONSOLE_BYTES = 64 * 1024
+
+export const consoleRequestCodec = messageCodec('drover.command.ConsoleRequest', z.object({ vm }))
+const opened: z.ZodType<object> = z.object({})
+export const consoleReplyCodec = oneOfCodec('drover.command.ConsoleReply', { opened, error })

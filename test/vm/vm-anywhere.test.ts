@@ -1,4 +1,6 @@
 /** Commands on a VM from nodes that don't have it: real agents, real QEMU. */
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { EventReply, MeshVmsReply, VmShowReply } from '../../src/agent/api-schema.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
@@ -68,6 +70,19 @@ test('a VM is moved from a third node, and pulled to the node where the command 
   expect(await nodes.source.json('vm', 'stop', 'web', '--force')).toMatchObject({ state: 'stopped' })
   expect(await nodes.source.json('vm', 'rm', 'web')).toMatchObject({ name: 'web' })
   expect(await third.json('vm', 'ls')).toEqual({ vms: [] })
+})
+
+test('the console of a VM elsewhere carries what a script pipes into it, and the answer', async () => {
+  await runVm(nodes.source, 'talker')
+  await known(third, 'talker', 'edge-1')
+  const { code, stdout } = await third.run(['vm', 'console', 'talker'], { input: 'echo $((6 * 7))\n' })
+  expect({ code, stdout }).toEqual({ code: 0, stdout: expect.stringContaining('42') })
+  // Nothing is left of the tunnel.
+  await expect.poll(() => readdir(join(third.dir, 'run', 'vms'))).toEqual([])
+  await third.json('vm', 'stop', 'talker', '--force')
+  const stopped = await third.run(['vm', 'console', 'talker', '--json'])
+  expect(JSON.parse(stopped.stdout)).toMatchObject({ error: { code: 'VM_STOPPED' } })
+  await third.json('vm', 'rm', 'talker')
 })
 
 test('what cannot be done is said with the code of the node that has the VM', async () => {

@@ -8,7 +8,7 @@ import { checked, closeSignal, commandOptions } from './request.ts'
 
 type VmParams = { Params: { vm: string } }
 
-/** GET and POST /vms: of this node. GET and DELETE /vms/VM, POST /vms/VM/{pause,resume,reset,stop}: wherever it is. */
+/** GET and POST /vms: of this node. GET and DELETE /vms/VM, POST /vms/VM/{pause,resume,reset,stop,console}: wherever it is. */
 export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
   const { commands } = parts
   const vms = () => hypervisorOf(parts).vms
@@ -43,6 +43,10 @@ export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
     const { force } = checked(stopVmSchema, request.body)
     return commands.onVm({ kind: 'stop', vm: named(request.params.vm), force }, commandOptions(reply))
   })
+
+  server.post<VmParams>('/vms/:vm/console', (request, reply) =>
+    commands.console(named(request.params.vm), commandOptions(reply)),
+  )
 
   server.delete<VmParams>('/vms/:vm', (request, reply) =>
     commands.onVm({ kind: 'remove', vm: named(request.params.vm) }, commandOptions(reply)),

@@ -4,6 +4,7 @@ import type { MigrationProgress } from '../../domain/migration.ts'
 import type { Channel, OpenChannel } from '../../wire/channel.ts'
 import {
   type CommandKind,
+  type CommandReply,
   commandCodec,
   commandReplyCodec,
   MAX_COMMAND_REPLY_BYTES,
@@ -74,13 +75,24 @@ export async function ask<K extends CommandKind>(
   }
 }
 
-async function reach(open: OpenChannel, owner: string, signal: AbortSignal): Promise<Channel> {
+/** What a frame with an error stands for. */
+export function ownerError(
+  peer: string,
+  { code, outcome, message, detailsJson }: Extract<CommandReply, { kind: 'error' }>,
+): OwnerError {
+  const details = parse(peer, z.record(z.string(), z.unknown()), detailsJson)
+  return new OwnerError(code, outcome, printable(message), { details })
+}
+
+/** @throws AgentError OWNER_UNREACHABLE; the signal's reason */
+export async function reach(
+  open: OpenChannel,
+  owner: string,
+  signal: AbortSignal,
+  protocol = COMMAND_PROTOCOL,
+): Promise<Channel> {
   try {
-    return await open(
-      owner,
-      COMMAND_PROTOCOL,
-      AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]),
-    )
+    return await open(owner, protocol, AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]))
   } catch (cause) {
     signal.throwIfAborted()
     throw unreachable(owner, cause)
@@ -97,10 +109,7 @@ async function readReplies<K extends CommandKind>(
     const bytes = await channel.receive({ maxBytes: MAX_COMMAND_REPLY_BYTES, signal })
     if (bytes === null) throw malformed(channel.peer, 'it ended without one')
     const reply = commandReplyCodec.decode(bytes)
-    if (reply.kind === 'error') {
-      const details = parse(channel.peer, z.record(z.string(), z.unknown()), reply.detailsJson)
-      throw new OwnerError(reply.code, reply.outcome, printable(reply.message), { details })
-    }
+    if (reply.kind === 'error') throw ownerError(channel.peer, reply)
     if (reply.kind === 'result')
       return parse(channel.peer, RESULTS[kind] as z.ZodType<CommandResults[K]>, reply.json)
     if (kind !== 'watch') throw malformed(channel.peer, 'progress of a command that has none')
@@ -128,7 +137,7 @@ function printable(text: string): string {
   return text.replaceAll(/\p{Cc}+/gu, ' ')
 }
 
-function unreachable(owner: string, cause: unknown): AgentError {
+export function unreachable(owner: string, cause: unknown): AgentError {
   return new AgentError(
     'OWNER_UNREACHABLE',
     `node ${owner} has the VM, and doesn't answer: is its agent up? \`drover peer ping ${owner}\``,

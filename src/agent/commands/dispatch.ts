@@ -9,6 +9,7 @@ import { meshVms } from '../mesh-inventory.ts'
 import type { CommandParts } from '../parts.ts'
 import { ask, OwnerError } from './ask.ts'
 import type { Command, CommandOptions, CommandResults } from './command.ts'
+import { ConsoleTunnels, ownConsole } from './console.ts'
 import { execute } from './execute.ts'
 
 /** Nodes announce a VM that has come or gone at once, and no more often than every 500 ms. */
@@ -26,9 +27,11 @@ type VmCommandKind = Exclude<CommandKind, MoveCommandKind | 'migrate'>
 export class Commands {
   readonly #parts: CommandParts
   readonly #remoteMoves = new Map<MigrationId, PeerIdText>()
+  readonly #tunnels: ConsoleTunnels
 
   constructor(parts: CommandParts) {
     this.#parts = parts
+    this.#tunnels = new ConsoleTunnels(parts)
   }
 
   /**
@@ -41,46 +44,86 @@ export class Commands {
     options: CommandOptions,
   ): Promise<CommandResults[K]> {
     const { vm } = command as { vm: string }
-    const attempt = async (): Promise<CommandResults[K]> => {
-      if (this.#isHere(vm)) return execute(this.#parts, command, options)
-      return this.#ask(await this.#owner(vm, options.signal), command, options)
-    }
+    return this.#where(vm, options.signal, (owner) =>
+      owner === null ? execute(this.#parts, command, options) : this.#ask(owner, command, options),
+    )
+  }
+
+  /**
+   * A unix socket on this node that carries a VM's serial console.
+   *
+   * @throws as `onVm`; VmError VM_STOPPED
+   */
+  async console(vm: string, options: CommandOptions): Promise<{ consoleSocket: string }> {
+    const consoleSocket = await this.#where(vm, options.signal, (owner) =>
+      owner === null ? ownConsole(this.#parts, vm) : this.#tunnels.open(owner, vm, options.signal),
+    )
+    return { consoleSocket }
+  }
+
+  async stop(): Promise<void> {
+    await this.#tunnels.stop()
+  }
+
+  /** @param act - gets the VM's node, null when that is this one */
+  async #where<T>(
+    vm: string,
+    signal: AbortSignal,
+    act: (owner: PeerIdText | null) => Promise<T>,
+  ): Promise<T> {
+    const attempt = async () => act(this.#isHere(vm) ? null : await this.#owner(vm, signal))
     try {
       return await attempt()
     } catch (error) {
       if (!(error instanceof OwnerError) || error.code !== 'VM_NOT_FOUND') throw error
       // It has just moved: its new node says so about now.
-      await sleep(NEWS_MS, undefined, { signal: options.signal })
+      await sleep(NEWS_MS, undefined, { signal })
       return attempt()
     }
   }
 
   /** Moves VMs, each from where it is: one herd for each node that has some of them. */
   async migrate(command: Command<'migrate'>, options: CommandOptions): Promise<MigrateReply> {
-    const herds = new Map<PeerIdText | null, string[]>()
-    const failed: MigrateReply['migrations'] = []
-    for (const vm of command.vms) {
+    const herds = new Map<PeerIdText | null, number[]>()
+    const starts: MigrateReply['migrations'] = []
+    for (const [i, vm] of command.vms.entries()) {
       try {
         const owner = this.#isHere(vm) ? null : await this.#owner(vm, options.signal)
-        herds.set(owner, [...(herds.get(owner) ?? []), vm])
+        herds.set(owner, [...(herds.get(owner) ?? []), i])
       } catch (error) {
-        failed.push({ vm, error: apiError(error).error })
+        starts[i] = { vm, error: apiError(error).error }
       }
     }
-    const started = [...herds].map(async ([owner, vms]) => {
-      const herd = { ...command, vms }
-      if (owner === null) return (await execute(this.#parts, herd, options)).migrations
-      try {
-        const { migrations } = await this.#ask(owner, herd, options)
-        for (const start of migrations) if ('migrationId' in start) this.#remember(start.migrationId, owner)
-        return migrations
-      } catch (error) {
-        return vms.map((vm) => ({ vm, error: apiError(error).error }))
-      }
+    const started = [...herds].map(async ([owner, places]) => {
+      const herd = { ...command, vms: places.map((i) => command.vms[i]!) }
+      const found = await this.#startHerd(owner, herd, options)
+      for (const [at, i] of places.entries()) starts[i] = found[at]!
     })
-    const migrations = (await Promise.all(started)).flat()
-    const inOrder = (name: string): number => command.vms.indexOf(name)
-    return { migrations: [...failed, ...migrations].toSorted((a, b) => inOrder(a.vm) - inOrder(b.vm)) }
+    await Promise.all(started)
+    return { migrations: starts }
+  }
+
+  /** @returns one answer for each of its VMs, in order */
+  async #startHerd(
+    owner: PeerIdText | null,
+    herd: Command<'migrate'>,
+    options: CommandOptions,
+  ): Promise<MigrateReply['migrations']> {
+    // This node's refusal of all is the command's; another's is that of its VMs.
+    if (owner === null) return (await execute(this.#parts, herd, options)).migrations
+    try {
+      const { migrations } = await this.#ask(owner, herd, options)
+      if (migrations.map(({ vm }) => vm).join() !== herd.vms.join()) {
+        throw new AgentError('ANSWER_MALFORMED', `node ${owner} answered for other VMs`, {
+          details: { owner },
+        })
+      }
+      for (const start of migrations) if ('migrationId' in start) this.#remember(start.migrationId, owner)
+      return migrations
+    } catch (error) {
+      options.signal.throwIfAborted()
+      return herd.vms.map((vm) => ({ vm, error: apiError(error).error }))
+    }
   }
 
   /** A command on a move that was begun from here. */

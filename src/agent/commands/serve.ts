@@ -75,15 +75,19 @@ async function answer(
     return { kind: 'result', json: JSON.stringify(result) }
   } catch (error) {
     await sending
-    const { code, outcome, message, details } = apiError(error).error
-    const detailsJson = JSON.stringify(details)
-    return {
-      kind: 'error',
-      code,
-      outcome,
-      message: message.slice(0, MAX_MESSAGE_CHARS),
-      detailsJson: detailsJson.length <= MAX_DETAILS_CHARS ? detailsJson : '{}',
-    }
+    return { kind: 'error', ...errorFrame(error) }
+  }
+}
+
+/** An error as it travels, cut to what a frame has room for. */
+export function errorFrame(error: unknown): Omit<Extract<CommandReply, { kind: 'error' }>, 'kind'> {
+  const { code, outcome, message, details } = apiError(error).error
+  const detailsJson = JSON.stringify(details)
+  return {
+    code,
+    outcome,
+    message: message.slice(0, MAX_MESSAGE_CHARS),
+    detailsJson: detailsJson.length <= MAX_DETAILS_CHARS ? detailsJson : '{}',
   }
 }
 

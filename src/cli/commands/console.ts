@@ -1,7 +1,5 @@
 import type { Command } from 'commander'
-import type { VmShowReply } from '../../agent/api-schema.ts'
 import { apiPath } from '../client.ts'
-import { CliError } from '../errors.ts'
 import { examples } from '../help.ts'
 import { positive } from '../options.ts'
 import type { Action } from '../session.ts'
@@ -13,7 +11,7 @@ export function registerConsole(vm: Command, action: Action): void {
   vm.command('console')
     .argument('<name>')
     .description(
-      "Connect this terminal with the guest's serial console; Ctrl-] ends. With input from a pipe it ends once the input " +
+      "Connect this terminal with the guest's serial console, from any node; Ctrl-] ends. With input from a pipe it ends once the input " +
         'has ended and the console was quiet for a while. One console at a time: a second one waits for the first.',
     )
     .addHelpText(
@@ -32,12 +30,10 @@ export function registerConsole(vm: Command, action: Action): void {
     )
     .action(
       action(async ({ client, out, signal }, { quiet }: { quiet: number }, name: string) => {
-        const { consoleSocket, reason } = await client.request<VmShowReply>('GET', apiPath`/vms/${name}`)
-        if (consoleSocket === null) {
-          throw new CliError('VM_STOPPED', `${name} is stopped (${reason}): it has no console`, {
-            details: { name },
-          })
-        }
+        const { consoleSocket } = await client.request<{ consoleSocket: string }>(
+          'POST',
+          apiPath`/vms/${name}/console`,
+        )
         const { bridgeConsole } = await import('../console-bridge.ts')
         const terminal = process.stdin.isTTY === true
         if (terminal) out.note(`${name}: connected; Ctrl-] ends`)
