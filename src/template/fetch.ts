@@ -90,20 +90,46 @@ async function fetchMissing(
   await using local = new LocalPages({ store, index: store.pageIndex })
   const draft = await store.beginFetch(id)
   using _space = await store.reserveBytes(neededBytes(manifest) - (await directoryBytes(draft.dir)))
-  await using incoming = await IncomingTemplate.open(draft.files, manifest, {
-    baseRamPath: similarRam(store, manifest),
-    signal,
-  })
-  await copyChunks(incoming, local, signal)
+  try {
+    await using incoming = await IncomingTemplate.open(draft.files, manifest, {
+      baseRamPath: similarRam(store, manifest),
+      signal,
+    })
+    await copyChunks(incoming, local, signal)
+    const many = await fetchChunks(request, { found, incoming, local }, signal, report)
+    const transferMs = performance.now() - startedMs
+    incoming.requireComplete()
+    await incoming[Symbol.asyncDispose]()
+    await draft.sealAs(manifest, null, { signal })
+    return {
+      bytesReceived: found.bytesReceived + many.bytesReceived,
+      bytesSent: found.bytesSent + many.bytesSent,
+      // The manifest alone makes nobody a source, unless nothing else had to come.
+      from: many.from.length > 0 ? many.from : [found.peer],
+      transferMs,
+    }
+  } catch (error) {
+    // What a full disk has no room for must not keep it full.
+    if (error instanceof TemplateError && error.code === 'NOT_ENOUGH_DISK') await draft.discard()
+    throw error
+  }
+}
 
-  const chunksTotal = manifest.chunkHashes.length
+/** Until every chunk is there. */
+async function fetchChunks(
+  request: FetchTemplateRequest,
+  { found, incoming, local }: { found: FoundManifest; incoming: IncomingTemplate; local: LocalPages },
+  signal: AbortSignal,
+  report: (progress: FetchProgress) => void,
+): Promise<FetchMany> {
+  const { id, frameTimeoutMs, retryDelaysMs, onDropped = () => {} } = request
+  const chunksTotal = found.manifest.chunkHashes.length
   const progress = (): void =>
     report({
       bytesReceived: found.bytesReceived + many.bytesReceived,
       chunksDone: chunksTotal - incoming.missing.size,
       chunksTotal,
     })
-  const { frameTimeoutMs, retryDelaysMs, onDropped = () => {} } = request
   const many = new FetchMany(
     { incoming, local, onDropped, onProgress: progress },
     { templateId: id, frameTimeoutMs, retryDelaysMs, signal },
@@ -111,17 +137,7 @@ async function fetchMissing(
   found.handOver(many)
   await withNewProviders(request, many, signal)
   progress()
-  const transferMs = performance.now() - startedMs
-  incoming.requireComplete()
-  await incoming[Symbol.asyncDispose]()
-  await draft.sealAs(manifest, null, { signal })
-  return {
-    bytesReceived: found.bytesReceived + many.bytesReceived,
-    bytesSent: found.bytesSent + many.bytesSent,
-    // The manifest alone makes nobody a source, unless nothing else had to come.
-    from: many.from.length > 0 ? many.from : [found.peer],
-    transferMs,
-  }
+  return many
 }
 
 /** The manifest, who sent it, and whom else to ask. */

@@ -316,6 +316,32 @@ test.each<[what: string, lie: Lie]>([
   },
 )
 
+test('one that stalls loses its share, and one that went away is missed by nobody', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const { id } = await addTemplate(source.store, null, { noise: noise() })
+  let isStalled = false
+  const stalls = lyingPeer(
+    source.store,
+    (reply) => {
+      if (!('pages' in reply)) return [reply]
+      isStalled = true
+      return new Promise(() => {})
+    },
+    'stalls',
+  )
+  const resets = lyingPeer(
+    source.store,
+    (reply) => {
+      if ('pages' in reply) throw new Error('crash')
+      return [reply]
+    },
+    'resets',
+  )
+  const { from } = await fetchFrom([stalls, resets, slowPeer(source.store, 'honest')], target.store, id)
+  expect({ from, isStalled }).toEqual({ from: ['honest'], isStalled: true })
+})
+
 /** Leaves the first shares to others. */
 function slowPeer(store: TestNode['store'], name: string): TestPeer {
   return lyingPeer(store, (reply) => new Promise((resolve) => setTimeout(() => resolve([reply]), 20)), name)
