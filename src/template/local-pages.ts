@@ -48,9 +48,13 @@ export class LocalPages implements AsyncDisposable {
     return this.#read(id, (content) => content.readChunk(chunk, into.subarray(0, CHUNK_BYTES)))
   }
 
-  /** @param keys - see keyOf() */
-  find(keys: readonly number[]): Promise<(PageLocation | undefined)[]> {
-    return this.#index.find(keys)
+  /**
+   * Where pages may be, for each of these keys. An index that can't be read finds nothing.
+   *
+   * @param keys - see keyOf()
+   */
+  async find(keys: readonly number[]): Promise<(PageLocation | undefined)[]> {
+    return this.#index.find(keys).catch(() => keys.map(() => undefined))
   }
 
   /** What can't be read stays as it is, and is found out by its hash. */
