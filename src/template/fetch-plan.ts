@@ -164,14 +164,17 @@ export class FetchPlan {
     )
     const wanted: WantedOfChunk[] = []
     const keys = new Set<number>()
+    // Not keys.size: pages that must travel do so although they repeat.
+    let count = 0
     for (const chunk of this.#listed.values()) {
       const pages = this.#lacking(chunk, keys)
       const lacking = keysOf(chunk, pages)
       if (lacking.some((key) => travelling.has(key))) continue
-      if (wanted.length > 0 && keys.size + pages.length > MAX_REQUESTED_PAGES) break
+      if (wanted.length > 0 && count + pages.length > MAX_REQUESTED_PAGES) break
       for (const key of lacking) keys.add(key)
       wanted.push({ chunk, pages })
-      if (keys.size === MAX_REQUESTED_PAGES) break
+      count += pages.length
+      if (count === MAX_REQUESTED_PAGES) break
     }
     if (wanted.length === 0) return null
     const ordered = wanted.toSorted((a, b) => a.chunk.chunk - b.chunk.chunk)

@@ -1,4 +1,4 @@
-import { type FileHandle, stat } from 'node:fs/promises'
+import { access, type FileHandle } from 'node:fs/promises'
 import { CHUNK_BYTES, type PageIndex } from '../domain/page.ts'
 import type { TemplateManifest } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
@@ -45,15 +45,17 @@ export class IncomingTemplate implements AsyncDisposable {
     manifest: TemplateManifest,
     { baseRamPath, signal }: { baseRamPath: string | null; signal: AbortSignal },
   ): Promise<IncomingTemplate> {
-    const isNew = (await stat(files.ram).catch(() => null)) === null
-    const isReflinked = isNew && baseRamPath !== null && (await reflink(baseRamPath, files.ram))
+    const spans = partSpans(manifest)
+    const present = await Promise.all(spans.map(({ part }) => isThere(files[part])))
+    // RAM is the first.
+    const isReflinked = !present[0] && baseRamPath !== null && (await reflink(baseRamPath, files.ram))
     await using opening = new AsyncDisposableStack()
-    const content = opening.use(await TemplateContent.openDraft(files, partSpans(manifest)))
+    const content = opening.use(await TemplateContent.openDraft(files, spans))
     const pageHashes = opening.use(
       await openSized(files.pageHashes, manifest.chunkHashes.length * CHUNK_HASHES_BYTES),
     )
     const all = Array.from({ length: countChunks(manifest) }, (_, chunk) => chunk)
-    const isAllHoles = isNew && !isReflinked
+    const isAllHoles = !isReflinked && !present.includes(true)
     const opened = { content, pageHashes, missing: new Set(all), isAllHoles }
     const incoming = new IncomingTemplate(manifest, opened)
     if (isAllHoles) await incoming.#keepHoles()
@@ -125,4 +127,11 @@ export class IncomingTemplate implements AsyncDisposable {
     await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
     this.missing.delete(chunk)
   }
+}
+
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  )
 }

@@ -48,9 +48,13 @@ export class LocalPages implements AsyncDisposable {
     return this.#read(id, (content) => content.readChunk(chunk, into.subarray(0, CHUNK_BYTES)))
   }
 
-  /** @param keys - see keyOf() */
+  /**
+   * An index that can't be read costs a transfer.
+   *
+   * @param keys - see keyOf()
+   */
   find(keys: readonly number[]): Promise<(PageLocation | undefined)[]> {
-    return this.#index.find(keys)
+    return this.#index.find(keys).catch(() => keys.map(() => undefined))
   }
 
   /** What can't be read stays as it is, and is found out by its hash. */
