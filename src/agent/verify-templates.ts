@@ -37,7 +37,13 @@ export async function verifyTemplates(
     const damaged = await findDamage(parts, id, {
       signal,
       onProgress: ({ bytesDone, bytesTotal }) => progress({ stage, done: bytesDone, total: bytesTotal }),
+    }).catch((error: unknown) => {
+      const isThere = templates.has(id) || templates.listDamaged().some((other) => other.id === id)
+      if (template !== null || isThere) throw error
+      return null
     })
+    // Removed before its turn.
+    if (damaged === null) continue
     const sound: Verified = { id, names, ok: damaged.length === 0, damaged, repaired: null, error: null }
     if (sound.ok || !repair) {
       verified.push(sound)

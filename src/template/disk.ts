@@ -45,13 +45,13 @@ export async function sealFile(path: string): Promise<void> {
  * Copies a file by sharing its blocks: nothing is read, and each side has its
  * own from where it is changed on.
  *
- * @returns false when the file system has no reflinks; no file is left then
+ * @returns false when the file system has no reflinks, or `from` is gone; no file is left then
  */
 export async function reflink(from: string, to: string): Promise<boolean> {
   try {
     await copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE)
   } catch (error) {
-    if (NO_REFLINKS.has((error as NodeJS.ErrnoException).code)) return false
+    if (NO_REFLINK.has((error as NodeJS.ErrnoException).code)) return false
     throw error
   }
   await chmod(to, DRAFT_FILE_MODE)
@@ -59,13 +59,15 @@ export async function reflink(from: string, to: string): Promise<boolean> {
 }
 
 /** What FICLONE fails with where there are none (ioctl_ficlone(2)); libuv gives ENOTSUP for what it knows to be none. */
-const NO_REFLINKS: ReadonlySet<string | undefined> = new Set([
+const NO_REFLINK: ReadonlySet<string | undefined> = new Set([
   'ENOTSUP',
   'EOPNOTSUPP',
   'ENOTTY',
   'EINVAL',
   'ENOSYS',
   'EXDEV',
+  // Removed meanwhile, or lost.
+  'ENOENT',
 ])
 
 /** Opens a file for reading and writing, made if it is missing, cut or filled with a hole to its size. */

@@ -3,6 +3,7 @@ import type { MachineSpec, TemplateFile, TemplateManifest, TemplateRecord } from
 import { TemplateContent } from './content.ts'
 import { sealFile, syncPath } from './disk.ts'
 import { TemplateError } from './errors.ts'
+import { writeFully } from './file-bytes.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages } from './hashing.ts'
 import {
   countChunks,
@@ -124,7 +125,7 @@ export class TemplateDraft {
     for await (const { chunk, bytes } of content.read(chunks, signal)) {
       const pageHashes = hashPages(bytes)
       chunkHashes.push(chunkHash(pageHashes))
-      await pageHashesFile.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
+      await writeFully(pageHashesFile, pageHashes, chunk * CHUNK_HASHES_BYTES)
     }
     return chunkHashes
   }

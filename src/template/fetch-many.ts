@@ -19,6 +19,8 @@ import { mismatch, type TemplateProvider, TemplateSession } from './template-ses
  * more than these two are lost when a process dies or a link breaks.
  */
 const REQUESTS = 2
+/** Connections, and processes at work at both ends: more providers at a time than this gain nothing. */
+const MAX_PROVIDERS = 8
 /** What a share is taken to take a provider of which nothing is known yet. */
 const UNKNOWN_SHARE_MS = 2_000
 /** How much the newest share counts for what the next is expected to take. */
@@ -27,6 +29,7 @@ const NEWEST_WEIGHT = 0.3
 const IDLE_MS = 100
 /** A provider whose connection broke is tried again after so long, then given up. */
 const RETRY_DELAYS_MS: readonly number[] = [250, 1_000, 4_000]
+const ENDED_EARLY = new Error('template transfer ended early')
 
 /** A provider that is not listened to any more. */
 export interface DroppedProvider {
@@ -80,6 +83,8 @@ export class FetchMany {
   readonly #from = new Set<string>()
   readonly #ended = new AbortController()
   readonly #finished = Promise.withResolvers<void>()
+  /** Take the place of those that are dropped. */
+  readonly #waiting: TemplateProvider[] = []
   #active = 0
   #failure: unknown = null
   #closedBytes = { received: 0, sent: 0 }
@@ -112,9 +117,16 @@ export class FetchMany {
   add(provider: TemplateProvider, session: TemplateSession | null = null): void {
     if (this.#known.has(provider.peer) || this.#ended.signal.aborted) return
     this.#known.add(provider.peer)
+    if (this.#active < MAX_PROVIDERS) this.#start(provider, session)
+    else this.#waiting.push(provider)
+  }
+
+  #start(provider: TemplateProvider, session: TemplateSession | null): void {
     this.#active++
     void this.#serve(provider, session).finally(() => {
       this.#active--
+      const next = this.#plan.done || this.#ended.signal.aborted ? undefined : this.#waiting.shift()
+      if (next !== undefined) this.#start(next, null)
       if (this.#active === 0 && !this.#plan.done) this.#finished.reject(this.#failure)
     })
   }
@@ -133,6 +145,7 @@ export class FetchMany {
       if (!this.#plan.done) await this.#finished.promise
     } finally {
       signal.removeEventListener('abort', onAbort)
+      if (!this.#plan.done) this.#ended.abort(ENDED_EARLY)
       await this.#closeAll()
       this.#ended.abort(new Error('the template transfer has ended'))
     }
@@ -163,6 +176,8 @@ export class FetchMany {
   }
 
   async #converse(provider: TemplateProvider, session: TemplateSession): Promise<void> {
+    // It was being opened when the fetch ended: nobody else would close it.
+    if (this.#plan.done || this.#ended.signal.aborted) return session.abort(ENDED_EARLY)
     const worker: Worker = { provider, session, shareMs: UNKNOWN_SHARE_MS }
     this.#workers.set(provider.peer, worker)
     await Promise.all(Array.from({ length: REQUESTS }, () => this.#loop(worker)))
@@ -305,7 +320,7 @@ export class FetchMany {
     this.#workers.delete(peer)
     this.#closedBytes.received += session.bytesReceived
     this.#closedBytes.sent += session.bytesSent
-    session.abort(new Error('template transfer ended early'))
+    session.abort(ENDED_EARLY)
   }
 
   /** A provider that still answers what another one answered first is cut off. */

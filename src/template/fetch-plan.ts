@@ -164,6 +164,7 @@ export class FetchPlan {
     )
     const wanted: WantedOfChunk[] = []
     const keys = new Set<number>()
+    // Not keys.size: pages that must travel do so although they repeat.
     let count = 0
     for (const chunk of this.#listed.values()) {
       const pages = this.#lacking(chunk, keys)

@@ -20,8 +20,6 @@ import { type Fetched, type FetchProgress, NOTHING_FETCHED } from './shared-fetc
 import type { TemplateStore } from './store.ts'
 import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
 
-/** Connections, and processes at work at both ends: more providers than this gain nothing. */
-const MAX_PROVIDERS = 8
 /** How often it is looked for providers that have come since. */
 const REFRESH_MS = 2_000
 /** How long one of several providers may keep the others waiting for the manifest. */
@@ -89,7 +87,8 @@ async function fetchMissing(
   const { manifest } = found
   await using local = new LocalPages({ store, index: store.pageIndex })
   const draft = await store.beginFetch(id)
-  using _space = await store.reserveBytes(neededBytes(manifest) - (await directoryBytes(draft.dir)))
+  const lackingBytes = neededBytes(manifest) - (await directoryBytes(draft.dir))
+  using _space = await store.reserveBytes(Math.max(0, lackingBytes))
   try {
     await using incoming = await IncomingTemplate.open(draft.files, manifest, {
       baseRamPath: similarRam(store, manifest),
@@ -184,7 +183,7 @@ class FoundManifest implements AsyncDisposable {
 async function findManifest(request: FetchTemplateRequest, signal: AbortSignal): Promise<FoundManifest> {
   const { id, onDropped, frameTimeoutMs = FRAME_TIMEOUT_MS } = request
   const inVain = { bytesReceived: 0, bytesSent: 0 }
-  const left = [...(await request.providers())].slice(0, MAX_PROVIDERS)
+  const left = [...(await request.providers())]
   let failure: unknown = new TemplateError('TEMPLATE_NOT_FOUND', `no node is known to have template ${id}`, {
     details: { id },
   })
@@ -222,7 +221,7 @@ async function withNewProviders(
   const refresh = async (): Promise<void> => {
     for (;;) {
       await sleep(REFRESH_MS, undefined, { signal: AbortSignal.any([signal, ended.signal]), ref: false })
-      for (const provider of (await providers()).slice(0, MAX_PROVIDERS)) many.add(provider)
+      for (const provider of await providers()) many.add(provider)
     }
   }
   const refreshing = refresh().catch(() => {

@@ -1,9 +1,10 @@
-import { type FileHandle, stat } from 'node:fs/promises'
+import { access, type FileHandle } from 'node:fs/promises'
 import { CHUNK_BYTES, type PageIndex } from '../domain/page.ts'
 import type { TemplateManifest } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
 import { openSized, reflink } from './disk.ts'
 import { TemplateError } from './errors.ts'
+import { writeFully } from './file-bytes.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages, isZeroChunk, ZERO_CHUNK_PAGE_HASHES } from './hashing.ts'
 import { countChunks, type DraftFiles, partSpans } from './layout.ts'
 
@@ -45,15 +46,17 @@ export class IncomingTemplate implements AsyncDisposable {
     manifest: TemplateManifest,
     { baseRamPath, signal }: { baseRamPath: string | null; signal: AbortSignal },
   ): Promise<IncomingTemplate> {
-    const isNew = (await stat(files.ram).catch(() => null)) === null
-    const isReflinked = isNew && baseRamPath !== null && (await reflink(baseRamPath, files.ram))
+    const spans = partSpans(manifest)
+    const present = await Promise.all(spans.map(({ part }) => isThere(files[part])))
+    // RAM is the first.
+    const isReflinked = !present[0] && baseRamPath !== null && (await reflink(baseRamPath, files.ram))
     await using opening = new AsyncDisposableStack()
-    const content = opening.use(await TemplateContent.openDraft(files, partSpans(manifest)))
+    const content = opening.use(await TemplateContent.openDraft(files, spans))
     const pageHashes = opening.use(
       await openSized(files.pageHashes, manifest.chunkHashes.length * CHUNK_HASHES_BYTES),
     )
     const all = Array.from({ length: countChunks(manifest) }, (_, chunk) => chunk)
-    const isAllHoles = isNew && !isReflinked
+    const isAllHoles = !isReflinked && !present.includes(true)
     const opened = { content, pageHashes, missing: new Set(all), isAllHoles }
     const incoming = new IncomingTemplate(manifest, opened)
     if (isAllHoles) await incoming.#keepHoles()
@@ -79,7 +82,7 @@ export class IncomingTemplate implements AsyncDisposable {
   async write(chunk: number, bytes: Buffer, pageHashes: Buffer): Promise<void> {
     try {
       await this.#content.writeChunk(chunk, bytes, this.#isAllHoles ? NOTHING : undefined)
-      await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
+      await writeFully(this.#pageHashes, pageHashes, chunk * CHUNK_HASHES_BYTES)
     } catch (cause) {
       if (!['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException).code ?? '')) throw cause
       throw new TemplateError('NOT_ENOUGH_DISK', 'the disk is full: free some of it, then try again', {
@@ -122,7 +125,14 @@ export class IncomingTemplate implements AsyncDisposable {
   }
 
   async #keep(chunk: number, pageHashes: Buffer): Promise<void> {
-    await this.#pageHashes.write(pageHashes, 0, CHUNK_HASHES_BYTES, chunk * CHUNK_HASHES_BYTES)
+    await writeFully(this.#pageHashes, pageHashes, chunk * CHUNK_HASHES_BYTES)
     this.missing.delete(chunk)
   }
+}
+
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  )
 }

@@ -52,7 +52,8 @@ export class PageIndex {
     this.#after(async () => {
       const indexed = new Set(await this.#indexed.keys().all())
       for (const { id, pageHashesPath } of templates) {
-        if (!indexed.delete(id)) await this.#add(id, pageHashesPath)
+        // One that is gone, or can't be read, keeps no other from its turn.
+        if (!indexed.delete(id)) await this.#add(id, pageHashesPath).catch(() => {})
       }
       if (indexed.size > 0) await this.#purge(indexed)
     })
@@ -70,7 +71,7 @@ export class PageIndex {
   remove(id: TemplateId, others: readonly { id: TemplateId; pageHashesPath: string }[]): void {
     this.#after(async () => {
       const gone = await this.#purge(new Set([id]))
-      for (const other of others) await this.#put(other.id, other.pageHashesPath, gone)
+      for (const other of others) await this.#put(other.id, other.pageHashesPath, gone).catch(() => {})
     })
   }
 

@@ -52,8 +52,10 @@ async function repair(
       { incoming, local, onDropped, onProgress: () => {} },
       { templateId: id, signal },
     )
-    for (const provider of providers) many.add(provider)
-    if (incoming.missing.size > 0 && providers.length > 0) await many.run()
+    if (incoming.missing.size > 0 && providers.length > 0) {
+      for (const provider of providers) many.add(provider)
+      await many.run()
+    }
     incoming.requireComplete()
     await store.rewriteManifest(id)
     const transferMs = performance.now() - startedMs

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { resolve as absolutePath, join } from 'node:path'
 import type { Level } from 'level'
 import {
@@ -7,7 +7,7 @@ import {
   type TemplateManifest,
   type TemplateRecord,
 } from '../domain/template.ts'
-import { directoryBytes, requireFreeBytes, sealFile, syncPath } from './disk.ts'
+import { DRAFT_FILE_MODE, directoryBytes, requireFreeBytes, sealFile, syncPath } from './disk.ts'
 import { type PlaceDraft, TemplateDraft } from './draft.ts'
 import { TemplateError } from './errors.ts'
 import { chooseForRemoval } from './gc.ts'
@@ -240,7 +240,10 @@ export class TemplateStore {
    */
   async beginFetch(id: TemplateId): Promise<TemplateDraft> {
     const dir = join(this.dir, `${FETCH_PREFIX}${id}`)
-    await mkdir(dir, { recursive: true, mode: 0o700 })
+    // A collection doesn't take it for a remainder then.
+    await this.#exclusive(() => mkdir(dir, { recursive: true, mode: 0o700 }))
+    // One that ended while it was sealed, or reflinked, has left read-only files.
+    for (const name of await readdir(dir)) await chmod(join(dir, name), DRAFT_FILE_MODE)
     return new TemplateDraft({ place: this.#place }, { dir })
   }
 
@@ -298,24 +301,28 @@ export class TemplateStore {
   }> {
     const partialBytes = await this.#removePartial()
     const newest = options.spareNewest ? this.#newest() : null
-    const candidates = await Promise.all(
+    const measured = await Promise.all(
       this.list().map(async ({ id }) => ({
         id,
-        bytes: await directoryBytes(this.#path(id)),
-        usedAtMs: this.#entry(id).usedAtMs,
-        isElsewhere: options.isElsewhere(id),
-        isInUse: id === newest || this.#inUseBy(id).length > 0,
+        bytes: await directoryBytes(this.#path(id)).catch(goneIsNull),
       })),
     )
+    // What was removed meanwhile is no candidate.
+    const candidates = measured.flatMap(({ id, bytes }) => {
+      const entry = this.#entries.get(id)
+      if (bytes === null || entry === undefined) return []
+      const isInUse = id === newest || this.#inUseBy(id).length > 0
+      return [{ id, bytes, usedAtMs: entry.usedAtMs, isElsewhere: options.isElsewhere(id), isInUse }]
+    })
     const removed: { record: TemplateRecord; bytes: number }[] = []
     const limitBytes = options.limitBytes ?? Number.POSITIVE_INFINITY
     for (const id of chooseForRemoval(candidates, limitBytes)) {
-      const record = this.get(id)
       try {
+        const record = this.get(id)
         await this.remove(id)
         removed.push({ record, bytes: candidates.find((candidate) => candidate.id === id)!.bytes })
       } catch (error) {
-        // A VM has started on it meanwhile.
+        // A VM has started on it meanwhile, or somebody else has removed it.
         if (!(error instanceof TemplateError)) throw error
       }
     }
@@ -411,9 +418,14 @@ export class TemplateStore {
   async #removePartial(): Promise<number> {
     let bytes = 0
     for (const name of await readdir(this.dir)) {
-      if (!name.startsWith(FETCH_PREFIX) || this.fetches.has(name.slice(FETCH_PREFIX.length))) continue
-      bytes += await directoryBytes(join(this.dir, name))
-      await rm(join(this.dir, name), { recursive: true, force: true })
+      if (!name.startsWith(FETCH_PREFIX)) continue
+      // Out of the way at once: a fetch that starts now begins anew.
+      const aside = await this.#exclusive(async () =>
+        this.fetches.has(name.slice(FETCH_PREFIX.length)) ? null : this.#moveAside(name).catch(goneIsNull),
+      )
+      if (aside === null) continue
+      bytes += await directoryBytes(aside)
+      await rm(aside, { recursive: true, force: true })
     }
     return bytes
   }
@@ -429,9 +441,9 @@ export class TemplateStore {
   }
 
   /** From here on the template doesn't exist, whatever happens. */
-  async #moveAside(id: TemplateId): Promise<string> {
+  async #moveAside(name: string): Promise<string> {
     const aside = await mkdtemp(join(this.dir, REMOVED_PREFIX))
-    await rename(this.#path(id), aside)
+    await rename(join(this.dir, name), aside)
     await syncPath(this.dir)
     return aside
   }
@@ -463,4 +475,9 @@ function indexEntry({ names, createdAtMs, usedAtMs }: IndexEntry): IndexEntry {
 
 function toRecord(id: TemplateId, { names, manifest, createdAtMs }: Entry): TemplateRecord {
   return { id, names: [...names], manifest, createdAtMs }
+}
+
+function goneIsNull(error: NodeJS.ErrnoException): null {
+  if (error.code === 'ENOENT') return null
+  throw error
 }
