@@ -20,6 +20,9 @@ import type { MeshLog } from './log.ts'
 import type { MeshNode } from './node.ts'
 import { Tasks } from './tasks.ts'
 
+/** What a farewell has to leave in: half a round trip of a slow link. */
+const FAREWELL_MS = 100
+
 /** Reading them costs some file reads per VM. */
 const FACTS_INTERVAL_MS = 5_000
 const EXPIRY_INTERVAL_MS = 500
@@ -148,6 +151,8 @@ export class Announcements {
     if (!wasRunning) return
     try {
       await this.#publish(await this.#seal(NO_FACTS, 0))
+      // Published is not yet sent: connections that are closed at once may take it with them.
+      await sleep(FAREWELL_MS)
     } catch (error) {
       this.#components.log.debug(errorBody(error), 'no farewell')
     }

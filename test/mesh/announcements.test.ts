@@ -116,7 +116,7 @@ test('events tell of nodes that are new, have new templates, and say farewell', 
     second.mesh.announce()
     await whenDirectories([first.mesh], (nodes) => nodes[1]?.vmsTotal === 1)
   }
-  await whenDirectories([first.mesh], (nodes) => nodes.length === 1, 2000)
+  await whenDirectories([first.mesh], (nodes) => nodes.length === 1, 10_000)
   expect(events).toEqual(['node-announced second 0', 'node-announced second 1', 'node-expired second 1'])
 })
 

@@ -1,5 +1,6 @@
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { chooseForRemoval, type GcCandidate } from '../../src/template/gc.ts'
 import { addTemplate, TestNode } from './fixture.ts'
@@ -48,6 +49,7 @@ test('a store keeps to its limit, and to what VMs need', async () => {
     await addTemplate(node.store, 'c', { kernel: 'c' }),
   ]
   node.vms.set(a.id, ['web'])
+  await sleep(5)
   await node.store.used(b.id)
   const { keptBytes } = await node.store.gc({ limitBytes: null, ...nobody })
   const limitBytes = Math.floor((keptBytes * 2) / 3)
@@ -66,7 +68,7 @@ test('when it was used outlives the agent', async () => {
   await using node = await TestNode.start()
   const first = await addTemplate(node.store, 'first', { kernel: 'a' })
   await addTemplate(node.store, 'second', { kernel: 'b' })
-  await new Promise((resolve) => setTimeout(resolve, 5))
+  await sleep(5)
   await node.store.used(first.id)
   await node.restart()
   const { removed } = await node.store.gc({ limitBytes: 0, isElsewhere: () => false, spareNewest: true })
