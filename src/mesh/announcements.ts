@@ -1,4 +1,4 @@
-import { setInterval } from 'node:timers/promises'
+import { setInterval, setTimeout as sleep } from 'node:timers/promises'
 import type { PrivateKey } from '@libp2p/interface'
 import { errorBody } from '../domain/errors.ts'
 import type { NodeFacts, NodeInventory } from '../domain/node.ts'
