@@ -42,6 +42,8 @@ export function serveConsole(parts: CommandParts): ChannelHandler {
     let socket: Socket
     try {
       socket = createConnection(await ownConsole(parts, vm))
+      // 'close' follows, and ends what goes over it.
+      socket.on('error', () => {})
       await once(socket, 'connect', { signal: bounded })
     } catch (error) {
       await channel.send(consoleReplyCodec.encode({ kind: 'error', ...errorFrame(error) }), {

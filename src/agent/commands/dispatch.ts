@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { DroverError } from '../../domain/errors.ts'
 import type { MigrationId, PeerIdText } from '../../domain/vm.ts'
 import { VmError } from '../../vm/index.ts'
 import type { CommandKind } from '../../wire/command-messages.ts'
@@ -7,7 +8,7 @@ import type { MeshVmReply, MigrateReply } from '../api-schema.ts'
 import { AgentError } from '../errors.ts'
 import { meshVms } from '../mesh-inventory.ts'
 import type { CommandParts } from '../parts.ts'
-import { ask, OwnerError } from './ask.ts'
+import { ask } from './ask.ts'
 import type { Command, CommandOptions, CommandResults } from './command.ts'
 import { ConsoleTunnels, ownConsole } from './console.ts'
 import { execute } from './execute.ts'
@@ -75,8 +76,8 @@ export class Commands {
     try {
       return await attempt()
     } catch (error) {
-      if (!(error instanceof OwnerError) || error.code !== 'VM_NOT_FOUND') throw error
-      // It has just moved: its new node says so about now.
+      if (!isNotFound(error)) throw error
+      // It has just come or moved: its node says so about now.
       await sleep(NEWS_MS, undefined, { signal })
       return attempt()
     }
@@ -88,7 +89,7 @@ export class Commands {
     const starts: MigrateReply['migrations'] = []
     for (const [i, vm] of command.vms.entries()) {
       try {
-        const owner = this.#isHere(vm) ? null : await this.#owner(vm, options.signal)
+        const owner = await this.#where(vm, options.signal, async (found) => found)
         herds.set(owner, [...(herds.get(owner) ?? []), i])
       } catch (error) {
         starts[i] = { vm, error: apiError(error).error }
@@ -126,13 +127,26 @@ export class Commands {
     }
   }
 
-  /** A command on a move that was begun from here. */
-  onMove<K extends MoveCommandKind>(
+  /** A command on a move that was begun from here. This node's own come first, whatever others call theirs. */
+  async onMove<K extends MoveCommandKind>(
     command: Command<K>,
     options: CommandOptions,
   ): Promise<CommandResults[K]> {
-    const owner = this.#remoteMoves.get((command as { migrationId: MigrationId }).migrationId)
-    return owner === undefined ? execute(this.#parts, command, options) : this.#ask(owner, command, options)
+    const { migrationId } = command as { migrationId: MigrationId }
+    const owner = this.#remoteMoves.get(migrationId)
+    if (owner === undefined || (await this.#isOwnMove(migrationId)))
+      return execute(this.#parts, command, options)
+    return this.#ask(owner, command, options)
+  }
+
+  async #isOwnMove(migrationId: MigrationId): Promise<boolean> {
+    const { hypervisor } = this.#parts
+    return (
+      hypervisor?.migrations.get(migrationId).then(
+        () => true,
+        () => false,
+      ) ?? false
+    )
   }
 
   #ask<K extends CommandKind>(
@@ -182,4 +196,8 @@ export class Commands {
     const [oldest] = this.#remoteMoves.keys()
     if (this.#remoteMoves.size > MAX_REMOTE_MOVES) this.#remoteMoves.delete(oldest!)
   }
+}
+
+function isNotFound(error: unknown): boolean {
+  return error instanceof DroverError && error.code === 'VM_NOT_FOUND'
 }

@@ -14,8 +14,8 @@ import { execute } from './execute.ts'
 const COMMAND_TIMEOUT_MS = 10_000
 /** What the asking node may take to read a frame. */
 const SEND_TIMEOUT_MS = 30_000
-/** Commands of one peer at a time. */
-export const MAX_COMMANDS_PER_PEER = 32
+/** Commands of one peer at a time: it may watch all 64 VMs of a herd, and cancel them. */
+export const MAX_COMMANDS_PER_PEER = 128
 const MAX_MESSAGE_CHARS = 4096
 const MAX_DETAILS_CHARS = 16 * 1024
 
