@@ -35,3 +35,8 @@ export function parseRateBytesPerSecond(text: string): number | null {
 
 /** Names of VMs, templates and nodes: they become directory names, so nothing else is let in. */
 export const NAME_PATTERN = /^[a-z0-9][a-z0-9._-]{0,62}$/i
+
+/** Text from elsewhere without its control characters: it moves no cursor on anybody's terminal. */
+export function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}+/gu, ' ')
+}

@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { MAX_HERD_VMS } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import { type MachineSpec, TEMPLATE_ID_PATTERN } from '../domain/template.ts'
-import { NAME_PATTERN } from '../domain/text.ts'
+import { NAME_PATTERN, printable } from '../domain/text.ts'
 import type { NicSpec, VmSpec } from '../domain/vm.ts'
 import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
 
@@ -30,10 +30,7 @@ const uint32 = z.number().int().min(0).max(0xffffffff)
 const count = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
 const port = z.number().int().min(1).max(65535)
 // Printed on terminals: a peer moves no cursor there.
-const text = z
-  .string()
-  .max(MAX_TEXT_LENGTH)
-  .transform((value) => value.replaceAll(/\p{Cc}+/gu, ' '))
+const text = z.string().max(MAX_TEXT_LENGTH).transform(printable)
 const empty: z.ZodType<object> = z.object({})
 const code = z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/)
 

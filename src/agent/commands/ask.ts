@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { DroverError } from '../../domain/errors.ts'
 import type { MigrationProgress } from '../../domain/migration.ts'
+import { printable } from '../../domain/text.ts'
 import type { Channel, OpenChannel } from '../../wire/channel.ts'
 import {
   type CommandKind,
@@ -130,11 +131,6 @@ function parse<T>(peer: string, schema: z.ZodType<T>, json: string): T {
   if (checked.success) return checked.data
   const [issue] = checked.error.issues
   throw malformed(peer, `${issue?.path.join('.')}: ${issue?.message}`)
-}
-
-/** A peer moves no cursor on anybody's terminal. */
-function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}+/gu, ' ')
 }
 
 export function unreachable(owner: string, cause: unknown): AgentError {
