@@ -19,6 +19,7 @@ import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
+import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
 import { refuseFor } from './farewell.ts'
@@ -114,6 +115,7 @@ export class DestinationMove implements PendingGrant {
     let arriving: ArrivingVm | null = null
     try {
       arriving = await this.#admit()
+      this.#pass('reserved')
       await this.#receive(arriving, bounded)
     } catch (error) {
       // The VM is ours, whatever failed after that: the source will ask, and be told.
@@ -158,15 +160,19 @@ export class DestinationMove implements PendingGrant {
   async #receive(arriving: ArrivingVm, signal: AbortSignal): Promise<void> {
     const templateMissing = !this.#components.templates.has(this.offer.vm.templateId)
     await this.#control.send({ kind: 'accept', templateMissing }, signal)
+    this.#pass('accept-sent')
     // Heard from now on, whatever else goes on: a source that is gone ends the move at once.
     const finishing = this.#control.receive(['finish'], { timeoutMs: TIMEOUTS_MS.rounds, signal })
     finishing.catch((error) => this.#abort.abort(error))
     const templateBytes = templateMissing ? await this.#fetchTemplate(signal) : 0
     this.#requireMachineOf(this.offer.vm.templateId)
+    this.#pass('template-here')
 
     await using cleanup = new AsyncDisposableStack()
     const session = await this.#launch(arriving, cleanup, signal)
+    this.#pass('launched')
     await this.#control.send({ kind: 'prepared', templateBytes }, signal)
+    this.#pass('prepared-sent')
     const finish = await this.#copy(session, finishing, signal)
     const digest = await this.#load(session, finish, signal)
     await this.#take(arriving, digest, signal)
@@ -258,11 +264,13 @@ export class DestinationMove implements PendingGrant {
         appliedRounds = round
         applied.emit('round')
         await this.#control.send({ kind: 'roundApplied', round }, signal)
+        this.#pass('round-applied')
       },
       signal,
     )
     const allApplied = async (): Promise<Finish> => {
       const finish = await finishing
+      this.#pass('finish-heard')
       // Every round but the last was waited for before the next began.
       if (finish.rounds !== appliedRounds && finish.rounds !== appliedRounds + 1) {
         throw new MigrationError(
@@ -303,7 +311,9 @@ export class DestinationMove implements PendingGrant {
     await stream.finish(advanceKvmclock(deviceState, elapsedNs))
     await stream.loaded({ timeoutMs: TIMEOUTS_MS.ready, signal })
     this.#handover.on('loaded')
+    this.#pass('loaded')
     await this.#control.send({ kind: 'ready', digest }, signal)
+    this.#pass('ready-sent')
     return digest
   }
 
@@ -322,12 +332,16 @@ export class DestinationMove implements PendingGrant {
       throw new MigrationError('DIGEST_MISMATCH', 'a Grant for other pages')
 
     this.#handover.on('grant')
+    this.#pass('grant-heard')
     const verdict = { vmId: vm.id, epoch: epoch + 1, source: this.source, atMs: Date.now() }
     this.#taking = arriving.take(epoch + 1, paused, [journal.grantWrite(migrationId, verdict)])
     await this.#taking
     this.#handover.on('journaled')
+    this.#pass('grant-journaled')
     if (!paused) await arriving.resume()
+    this.#pass('resumed')
     await this.#control.send({ kind: 'running' }, AbortSignal.timeout(TIMEOUTS_MS.running))
+    this.#pass('running-sent')
   }
 
   /** Page counts for the source's report; the guest runs already. */
@@ -345,6 +359,10 @@ export class DestinationMove implements PendingGrant {
       { kind: 'settled', privatePages: counts.private, sharedPages: counts.shared },
       AbortSignal.timeout(TIMEOUTS_MS.running),
     )
+  }
+
+  #pass(boundary: MoveBoundary<'destination'>): void {
+    passBoundary('destination', boundary, this.offer.migrationId)
   }
 
   async #tellSource(error: unknown, refused: boolean): Promise<void> {

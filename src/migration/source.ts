@@ -4,6 +4,7 @@ import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/m
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
 import { pagesHelloCodec } from '../wire/migration-messages.ts'
+import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import type { ControlChannel } from './control.ts'
 import { MigrationError, RefusedError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
@@ -111,6 +112,7 @@ export class SourceMove {
       this.meter.begin()
       // By its id: while it waited, another VM may have got its name.
       vm = await this.#components.vms.depart(this.vmId, this.#migrationId)
+      this.#pass('departed')
     } catch (error) {
       return this.meter.finish(outcomeOf(error), error)
     }
@@ -171,8 +173,10 @@ export class SourceMove {
       },
       signal,
     )
+    this.#pass('offered')
     const answer = await control.receive(['accept', 'refuse'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     if (answer.kind === 'refuse') throw new RefusedError(answer.code, answer.message, answer.detailsJson)
+    this.#pass('accepted')
     session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
@@ -197,6 +201,7 @@ export class SourceMove {
       await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
       round.ms += performance.now() - sentMs
       rounds.push(round)
+      this.#pass('round-applied')
       this.#components.onProgress(this.meter)
       const maxBlackoutMs = this.#maxBlackoutMs
       const decision = decideAfterRound(rounds, { maxBlackoutMs, rttMs: session.rttMs })
@@ -220,7 +225,7 @@ export class SourceMove {
       })
       this.meter.report.bytes.template = message.kind === 'prepared' ? message.templateBytes : message.bytes
       this.#components.onProgress(this.meter)
-      if (message.kind === 'prepared') return
+      if (message.kind === 'prepared') return this.#pass('prepared')
     }
   }
 
@@ -249,16 +254,22 @@ export class SourceMove {
       meter: this.meter,
       sendRound: (bounded: AbortSignal) => this.#sendRound(session, bounded),
       journalDoubt: () => this.#journalDoubt(session.vm),
+      onBoundary: (boundary: MoveBoundary<'source'>) => this.#pass(boundary),
     }
     try {
       const digest = await switchOver(session, move, AbortSignal.any([signal, limit]))
       await this.#doubt
+      this.#pass('doubt-journaled')
       // A busy event loop comes to its timers late.
       if (performance.now() - startedMs <= maxBlackoutMs) return digest
     } catch (error) {
       if (!limit.aborted || signal.aborted) throw error
     }
     throw blackoutTooLong('the hand-over took longer than foreseen', { maxBlackoutMs })
+  }
+
+  #pass(boundary: MoveBoundary<'source'>): void {
+    passBoundary('source', boundary, this.#migrationId)
   }
 
   #journalDoubt(vm: DepartingVm): void {
@@ -284,9 +295,11 @@ export class SourceMove {
       },
       never,
     )
+    this.#pass('grant-sent')
     await control.receive(['running'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
     this.meter.stop()
     this.#handover.on('running')
+    this.#pass('running-heard')
   }
 
   /** The VM runs at the destination: what fails here costs a number in the report, nothing else. */
@@ -309,6 +322,7 @@ export class SourceMove {
       await session.close()
     } finally {
       await vm.leave()
+      this.#pass('left')
     }
   }
 

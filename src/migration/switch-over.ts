@@ -1,6 +1,7 @@
 import { compressDeviceState } from '../codec/index.ts'
 import type { RoundReport } from '../domain/migration.ts'
 import { MAX_DEVICE_STATE_WIRE_BYTES } from '../wire/migration-messages.ts'
+import type { MoveBoundary } from './boundaries.ts'
 import { MigrationError } from './errors.ts'
 import type { SourceHandover } from './handover.ts'
 import type { MoveMeter } from './meter.ts'
@@ -14,6 +15,7 @@ export interface SwitchOverMove {
   sendRound: (signal: AbortSignal) => Promise<RoundReport>
   /** Starts to write that the Grant may have left. Called when Finish is sent. */
   journalDoubt: () => void
+  onBoundary: (boundary: MoveBoundary<'source'>) => void
 }
 
 /**
@@ -26,7 +28,7 @@ export interface SwitchOverMove {
  */
 export async function switchOver(
   session: SourceSession,
-  { handover, meter, sendRound, journalDoubt }: SwitchOverMove,
+  { handover, meter, sendRound, journalDoubt, onBoundary }: SwitchOverMove,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
   const { vm, control, capture, hashes, dictionary } = session
@@ -34,7 +36,9 @@ export async function switchOver(
   const stoppedMs = performance.now()
   handover.on('stopped')
   await vm.process.pause({ signal })
+  onBoundary('stopped')
   const deviceState = await vm.process.saveDeviceState({ signal })
+  onBoundary('state-saved')
   const [compressed, round] = await Promise.all([
     compressDeviceState(deviceState, dictionary),
     sendRound(signal),
@@ -61,11 +65,13 @@ export async function switchOver(
     signal,
   )
   if (handover.on('finish-sent') === 'journal-doubt') journalDoubt()
+  onBoundary('finish-sent')
   await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
   const ready = await control.receive(['ready'], { timeoutMs: TIMEOUTS_MS.ready, signal })
   if (!Buffer.from(ready.digest).equals(digest)) {
     throw new MigrationError('DIGEST_MISMATCH', 'the destination holds other pages than were sent')
   }
   report.digest = 'verified'
+  onBoundary('ready-heard')
   return digest
 }
