@@ -182,6 +182,7 @@ export class Agent implements AsyncDisposable {
       binary,
       open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
       peerId: mesh.peerId,
+      signatures: mesh.signatures,
       providersOf: (id) => mesh.announcersOf(id),
       onEvent: (event) => this.#publish(event),
     })

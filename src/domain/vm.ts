@@ -48,6 +48,10 @@ export interface ProcessIdentity {
 export interface Doubt {
   migrationId: MigrationId
   destination: PeerIdText
+  /** The destination's name for the arrival that the Grant was for: a random UUID. */
+  place: string
+  /** SHA-256 over the pages that were sent, in hex. */
+  digest: string
 }
 
 /**
@@ -74,7 +78,10 @@ export function vmStateName(state: VmState): VmStateName {
 
 /** The doubt of a VM, if there is one: only the destination, or a person, ends it. */
 export function doubtOf(state: VmState): Doubt | null {
-  if (state.kind === 'in-doubt') return { migrationId: state.migrationId, destination: state.destination }
+  if (state.kind === 'in-doubt') {
+    const { migrationId, destination, place, digest } = state
+    return { migrationId, destination, place, digest }
+  }
   return state.kind === 'stopped' ? state.doubt : null
 }
 

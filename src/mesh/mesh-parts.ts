@@ -17,6 +17,7 @@ import { MemberBook } from './member-book.ts'
 import { type MemberEvent, Membership } from './membership.ts'
 import { createNode, type MeshNode, type NodeInit } from './node.ts'
 import { ProviderRecords } from './provider-records.ts'
+import { PeerSignatures } from './signatures.ts'
 
 export interface MeshComponents {
   /** Members are kept in its sublevel `members`, what announcing needs in `announcer`. */
@@ -54,6 +55,7 @@ export type MeshEvents = EventEmitter<{ member: [MemberEvent]; directory: [NodeE
 export interface MeshParts extends AsyncDisposable {
   node: MeshNode
   meshKey: Uint8Array
+  signatures: PeerSignatures
   book: MemberBook
   membership: Membership
   channels: Channels
@@ -146,6 +148,7 @@ export async function startParts(
   return {
     node,
     meshKey,
+    signatures: new PeerSignatures(identity),
     book,
     membership,
     channels,

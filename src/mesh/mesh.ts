@@ -16,6 +16,7 @@ import {
   NO_INVENTORY,
   startParts,
 } from './mesh-parts.ts'
+import type { PeerSignatures } from './signatures.ts'
 
 /**
  * This node among the others: an identity, a key that all of a mesh share,
@@ -65,6 +66,11 @@ export class Mesh implements AsyncDisposable {
   /** @throws MeshError MESH_NOT_RUNNING, like all that follow */
   get peerId(): string {
     return this.#started.node.peerId.toString()
+  }
+
+  /** What this node says in its own name, and what others do. */
+  get signatures(): PeerSignatures {
+    return this.#started.signatures
   }
 
   /** Multiaddrs with this node's peer id, as others can dial it: loopback only where there is nothing else. */

@@ -35,7 +35,7 @@ export class Arrivals {
   }
 
   handlers(): { protocol: string; handler: ChannelHandler }[] {
-    const { journal } = this.#components
+    const { journal, signatures } = this.#components
     const pending = (migrationId: MigrationId, source: PeerIdText) => this.#find(migrationId, source)
     const untilStop = (signal: AbortSignal) => AbortSignal.any([signal, this.#stopping.signal])
     return [
@@ -45,7 +45,7 @@ export class Arrivals {
       },
       { protocol: MIGRATE_PROTOCOL, handler: (channel, signal) => this.#arrive(channel, signal) },
       { protocol: PAGES_PROTOCOL, handler: (channel, signal) => this.#acceptPages(channel, signal) },
-      { protocol: HANDOVER_PROTOCOL, handler: serveVerdicts({ journal, pending }) },
+      { protocol: HANDOVER_PROTOCOL, handler: serveVerdicts({ journal, signatures, pending }) },
     ]
   }
 

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
@@ -17,15 +18,16 @@ import {
 } from '../qemu/index.ts'
 import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
-import type { ControlBody } from '../wire/migration-messages.ts'
+import type { ControlBody, StatementBody } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
 import { refuseFor } from './farewell.ts'
-import { destinationHandover } from './handover.ts'
+import { type Grant, hear, sign } from './grant.ts'
+import { type DestinationHandover, destinationHandover } from './handover.ts'
 import type { MigrationJournal } from './journal.ts'
-import type { ArrivingVm, FindProviders, MovableVms } from './ports.ts'
+import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import { receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
@@ -39,6 +41,7 @@ export interface DestinationComponents {
   peerId: PeerIdText
   binary: QemuBinary
   journal: MigrationJournal
+  signatures: Signatures
   /** Peers that may have a template, the best first. */
   providersOf: FindProviders
   onEvent: (event: MigrationEvent) => void
@@ -68,7 +71,9 @@ export class DestinationMove implements PendingGrant {
   readonly offer: Offer
   readonly #components: DestinationComponents
   readonly #control: ControlChannel
-  readonly #handover = destinationHandover()
+  readonly #handover: DestinationHandover
+  /** Names this arrival, in memory alone: see handover.ts. */
+  readonly #place = randomUUID()
   readonly #abort = new AbortController()
   readonly #pages = Promise.withResolvers<Channel>()
   readonly #ended = Promise.withResolvers<void>()
@@ -79,6 +84,7 @@ export class DestinationMove implements PendingGrant {
     this.#components = components
     this.#control = new ControlChannel(init.channel)
     this.source = init.channel.peer
+    this.#handover = destinationHandover(this.source)
     this.offer = init.offer
     // A move that fails before its pages stream comes must not leave an unhandled rejection.
     this.#pages.promise.catch(() => {})
@@ -100,11 +106,9 @@ export class DestinationMove implements PendingGrant {
 
   /** See PendingGrant: after it, no Grant of this move is accepted that isn't already being journaled. */
   async settle(): Promise<Verdict> {
-    if (this.#handover.state === 'taking' || this.#handover.state === 'owner') {
-      await this.#taking
-      return 'granted'
-    }
-    this.#handover.on('asked')
+    // Whoever asks while it is written waits for what comes of it.
+    await this.#taking?.catch(() => {})
+    if (this.#handover.on('asked') === 'confirm') return 'granted'
     this.#abort.abort(new MigrationError('PEER_LOST', 'the source asks for a verdict: this move is over'))
     return 'refused'
   }
@@ -116,7 +120,7 @@ export class DestinationMove implements PendingGrant {
     try {
       arriving = await this.#admit()
       this.#pass('reserved')
-      await this.#receive(arriving, bounded)
+      await this.#receive(arriving, bounded, signal)
     } catch (error) {
       // The VM is ours, whatever failed after that: the source will ask, and be told.
       if (this.#handover.state === 'owner') return
@@ -130,11 +134,8 @@ export class DestinationMove implements PendingGrant {
 
   /** Checks and reserves. What it throws becomes the Refuse. */
   async #admit(): Promise<ArrivingVm> {
-    const { vms, templates, binary, journal } = this.#components
+    const { vms, templates, binary } = this.#components
     const { vm: spec, epoch, machine, qemuVersion, privatePages, migrationId } = this.offer
-    if ((await journal.verdict(migrationId)) !== undefined) {
-      throw new MigrationError('PROTOCOL_VIOLATION', 'this move was decided before')
-    }
     checkQemuVersion(binary.version, qemuVersion)
     const isHere = templates.has(spec.templateId)
     if (isHere) this.#requireMachineOf(spec.templateId)
@@ -157,9 +158,10 @@ export class DestinationMove implements PendingGrant {
     throw new MigrationError('PROTOCOL_VIOLATION', 'the machine offered is not the machine of the template')
   }
 
-  async #receive(arriving: ArrivingVm, signal: AbortSignal): Promise<void> {
+  /** @param agent - the agent's own life: a source that is gone ends the move, not what the disk must be told */
+  async #receive(arriving: ArrivingVm, signal: AbortSignal, agent: AbortSignal): Promise<void> {
     const templateMissing = !this.#components.templates.has(this.offer.vm.templateId)
-    await this.#control.send({ kind: 'accept', templateMissing }, signal)
+    await this.#control.send({ kind: 'accept', templateMissing, place: this.#place }, signal)
     this.#pass('accept-sent')
     // Heard from now on, whatever else goes on: a source that is gone ends the move at once.
     const finishing = this.#control.receive(['finish'], { timeoutMs: TIMEOUTS_MS.rounds, signal })
@@ -174,8 +176,8 @@ export class DestinationMove implements PendingGrant {
     await this.#control.send({ kind: 'prepared', templateBytes }, signal)
     this.#pass('prepared-sent')
     const finish = await this.#copy(session, finishing, signal)
-    const digest = await this.#load(session, finish, signal)
-    await this.#take(arriving, digest, signal)
+    const grant = await this.#load(session, finish, signal)
+    await this.#take(arriving, grant, { signal, agent })
     await this.#settleCounts(session)
   }
 
@@ -294,13 +296,9 @@ export class DestinationMove implements PendingGrant {
   /**
    * Verifies what came, gives QEMU the rest and waits until it has loaded: the guest is whole, and paused.
    *
-   * @returns the digest of its pages, as computed here
+   * @returns the only Grant that it may be taken with
    */
-  async #load(
-    { stream, hashes, dictionary }: Session,
-    finish: Finish,
-    signal: AbortSignal,
-  ): Promise<Uint8Array> {
+  async #load({ stream, hashes, dictionary }: Session, finish: Finish, signal: AbortSignal): Promise<Grant> {
     const finishedMs = performance.now()
     const digest = hashes.digest(hashes.known)
     if (!Buffer.from(finish.digest).equals(digest)) {
@@ -310,37 +308,65 @@ export class DestinationMove implements PendingGrant {
     const elapsedNs = BigInt(finish.pausedNs + Math.round((performance.now() - finishedMs) * 1e6))
     await stream.finish(advanceKvmclock(deviceState, elapsedNs))
     await stream.loaded({ timeoutMs: TIMEOUTS_MS.ready, signal })
+    const grant = this.#grantFor(digest)
+    this.#handover.settleOn(grant)
     this.#handover.on('loaded')
     this.#pass('loaded')
     await this.#control.send({ kind: 'ready', digest }, signal)
     this.#pass('ready-sent')
-    return digest
+    return grant
+  }
+
+  #grantFor(digest: Uint8Array): Grant {
+    const { migrationId, vm, epoch } = this.offer
+    return {
+      migrationId,
+      vmId: vm.id,
+      epoch: epoch + 1,
+      source: this.source,
+      destination: this.#components.peerId,
+      place: this.#place,
+      digest: Buffer.from(digest).toString('hex'),
+    }
   }
 
   /** Waits for the Grant, journals it, runs the guest: in this order. */
-  async #take(arriving: ArrivingVm, digest: Uint8Array, signal: AbortSignal): Promise<void> {
-    const { journal, peerId } = this.#components
-    const { migrationId, vm, epoch, paused } = this.offer
-    const grant = await this.#control.receive(['grant'], { timeoutMs: TIMEOUTS_MS.grant, signal })
-    const expected = { migrationId, vmId: vm.id, epoch: epoch + 1, source: this.source, destination: peerId }
-    for (const [field, value] of Object.entries(expected)) {
-      if (grant[field as keyof typeof expected] !== value) {
-        throw new MigrationError('PROTOCOL_VIOLATION', `a Grant for another ${field}`)
-      }
-    }
-    if (!Buffer.from(grant.digest).equals(digest))
-      throw new MigrationError('DIGEST_MISMATCH', 'a Grant for other pages')
-
-    this.#handover.on('grant')
+  async #take(
+    arriving: ArrivingVm,
+    grant: Grant,
+    { signal, agent }: { signal: AbortSignal; agent: AbortSignal },
+  ): Promise<void> {
+    const { signatures } = this.#components
+    // Signed while the Grant is on its way; said only when it is true.
+    const taken = sign(signatures, 'TAKEN', grant)
+    taken.catch(() => {})
+    const message = await this.#control.receive(['grant'], { timeoutMs: TIMEOUTS_MS.grant, signal })
+    this.#handover.on('grant', await hear(signatures, message, { peer: this.source, words: ['GRANT'] }))
     this.#pass('grant-heard')
-    const verdict = { vmId: vm.id, epoch: epoch + 1, source: this.source, atMs: Date.now() }
-    this.#taking = arriving.take(epoch + 1, paused, [journal.grantWrite(migrationId, verdict)])
+    this.#taking = this.#journalTaken(arriving, grant, agent)
     await this.#taking
-    this.#handover.on('journaled')
     this.#pass('grant-journaled')
-    if (!paused) await arriving.resume()
+    await this.#run(arriving, await taken)
+  }
+
+  /** Rejects when it is certain that nothing was taken, or the agent stops before it is. */
+  async #journalTaken(arriving: ArrivingVm, grant: Grant, agent: AbortSignal): Promise<void> {
+    const { journal } = this.#components
+    try {
+      await arriving.take(grant.epoch, this.offer.paused, [journal.takeWrite(grant)])
+    } catch (error) {
+      this.#handover.on('not-journaled')
+      await arriving.untake([journal.untakeWrite(grant)], agent)
+      this.#handover.on('undone')
+      throw error
+    }
+    this.#handover.on('journaled')
+  }
+
+  async #run(arriving: ArrivingVm, taken: StatementBody): Promise<void> {
+    if (!this.offer.paused) await arriving.resume()
     this.#pass('resumed')
-    await this.#control.send({ kind: 'running' }, AbortSignal.timeout(TIMEOUTS_MS.running))
+    await this.#control.send({ kind: 'running', ...taken }, AbortSignal.timeout(TIMEOUTS_MS.running))
     this.#pass('running-sent')
   }
 

@@ -1,17 +1,25 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { MigrationId } from '../domain/vm.ts'
-import { doubtOf } from '../domain/vm.ts'
+import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
 import type { OpenChannel } from '../wire/channel.ts'
 import { MigrationError } from './errors.ts'
-import type { DepartingVm } from './ports.ts'
+import type { Grant } from './grant.ts'
+import { doubtedHandover, type SourceHandover } from './handover.ts'
+import type { DepartingVm, Signatures } from './ports.ts'
 import { VERDICT_RETRY_MS } from './protocol.ts'
 import { askUntilAnswered, type Verdict } from './verdict.ts'
 
 interface OpenDoubt {
-  /** A person's word, which ends the asking. */
-  decide: (verdict: Verdict) => void
+  handover: SourceHandover
+  /** Ends the asking: a person has decided. */
+  decided: AbortController
   /** The verdict, once it has been acted on here. */
   settled: Promise<Verdict>
+}
+
+export interface DoubtsComponents {
+  open: OpenChannel
+  signatures: Signatures
+  peerId: PeerIdText
 }
 
 /**
@@ -19,12 +27,12 @@ interface OpenDoubt {
  * and then gives the VM up or takes it back. Each move is settled once.
  */
 export class Doubts {
-  readonly #open: OpenChannel
+  readonly #components: DoubtsComponents
   readonly #doubts = new Map<MigrationId, OpenDoubt>()
   readonly #stopping = new AbortController()
 
-  constructor(components: { open: OpenChannel }) {
-    this.#open = components.open
+  constructor(components: DoubtsComponents) {
+    this.#components = components
   }
 
   /** Ends the asking; the doubts stay on disk, and the next start takes them up. */
@@ -34,19 +42,19 @@ export class Doubts {
   }
 
   /**
+   * @param handover - in doubt; without it, the one that the VM's record tells of
    * @returns the verdict, once it has been acted on; the same for all who ask for one move
    * @throws MigrationError NOT_IN_DOUBT; MIGRATION_CANCELLED when the agent stops first
    */
-  settle(vm: DepartingVm): Promise<Verdict> {
-    const doubt = doubtOf(vm.record.state)
-    if (doubt === null) throw new MigrationError('NOT_IN_DOUBT', `'${vm.record.spec.name}' is not in doubt`)
-    const known = this.#doubts.get(doubt.migrationId)
+  settle(vm: DepartingVm, handover = this.#recalled(vm)): Promise<Verdict> {
+    const { migrationId } = handover.grant!
+    const known = this.#doubts.get(migrationId)
     if (known !== undefined) return known.settled
-    const decision = Promise.withResolvers<Verdict>()
-    const settled = this.#settle(vm, decision.promise).finally(() => this.#doubts.delete(doubt.migrationId))
+    const decided = new AbortController()
+    const settled = this.#settle(vm, handover, decided.signal).finally(() => this.#doubts.delete(migrationId))
     // Whoever waits learns of it; with nobody waiting it is on disk all the same.
     settled.catch(() => {})
-    this.#doubts.set(doubt.migrationId, { decide: decision.resolve, settled })
+    this.#doubts.set(migrationId, { handover, decided, settled })
     return settled
   }
 
@@ -56,28 +64,38 @@ export class Doubts {
    *
    * @throws MigrationError NOT_IN_DOUBT
    */
-  async decide(migrationId: MigrationId, verdict: Verdict): Promise<Verdict> {
+  async decide(migrationId: MigrationId, owner: 'source' | 'destination'): Promise<Verdict> {
     const doubt = this.#doubts.get(migrationId)
     if (doubt === undefined) throw new MigrationError('NOT_IN_DOUBT', `move ${migrationId} is not in doubt`)
-    doubt.decide(verdict)
+    if (doubt.handover.state === 'in-doubt') {
+      doubt.handover.on(`decided-${owner}`)
+      doubt.decided.abort(new MigrationError('MIGRATION_CANCELLED', 'decided by a person'))
+    }
     return doubt.settled
   }
 
-  async #settle(vm: DepartingVm, decision: Promise<Verdict>): Promise<Verdict> {
-    const asking = new AbortController()
-    const answer = askUntilAnswered(
-      this.#open,
-      vm.record,
-      AbortSignal.any([asking.signal, this.#stopping.signal]),
-    )
-    // When a person decides first, the asking ends without an answer.
-    answer.catch(() => {})
-    const verdict = await Promise.race([decision, answer])
-    asking.abort(new MigrationError('MIGRATION_CANCELLED', 'decided by a person'))
+  #recalled({ record: { spec, epoch, state } }: DepartingVm): SourceHandover {
+    const doubt = doubtOf(state)
+    if (doubt === null) throw new MigrationError('NOT_IN_DOUBT', `'${spec.name}' is not in doubt`)
+    const grant: Grant = { ...doubt, vmId: spec.id, epoch: epoch + 1, source: this.#components.peerId }
+    return doubtedHandover(grant)
+  }
+
+  async #settle(vm: DepartingVm, handover: SourceHandover, decided: AbortSignal): Promise<Verdict> {
+    const signal = AbortSignal.any([decided, this.#stopping.signal])
+    const act = ({ word, ...heard }: Parameters<Parameters<typeof askUntilAnswered>[2]>[0]): void => {
+      handover.on(word === 'TAKEN' ? 'taken' : 'refused', { word, ...heard })
+    }
+    await askUntilAnswered(this.#components, handover.grant!, act, signal).catch((error) => {
+      if (!decided.aborted) throw error
+    })
+    if (handover.state === 'left') {
+      await this.#leave(vm)
+      return 'granted'
+    }
     // A guest that can't be resumed is told of by its own room: it is ours all the same.
-    if (verdict === 'refused') await vm.stay().catch(() => {})
-    else await this.#leave(vm)
-    return verdict
+    await vm.stay().catch(() => {})
+    return 'refused'
   }
 
   /** Until it is done: a VM that another node owns must not stay on this one's list. */

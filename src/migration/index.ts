@@ -5,7 +5,7 @@
  * `herd.ts` what VMs of one command share.
  */
 export { MIGRATION_ERRORS, MigrationError } from './errors.ts'
-export type { ArrivingVm, DepartingVm, MovableVm, MovableVms } from './ports.ts'
+export type { ArrivingVm, DepartingVm, MovableVm, MovableVms, Signatures } from './ports.ts'
 export { HANDOVER_PROTOCOL, HERD_PROTOCOL, MIGRATE_PROTOCOL, PAGES_PROTOCOL } from './protocol.ts'
 export {
   type HerdRequest,

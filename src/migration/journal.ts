@@ -1,12 +1,14 @@
 import type { AbstractSublevel } from 'abstract-level'
 import type { MigrationReport } from '../domain/migration.ts'
 import type { MigrationId, PeerIdText, VmId } from '../domain/vm.ts'
+import type { Grant } from './grant.ts'
 import type { Database, JournalWrite } from './ports.ts'
 import type { Verdict } from './verdict.ts'
 
-/** What this node, as destination, has decided for good about one Grant. */
-export interface GrantVerdict {
-  verdict: Verdict
+/** A Grant that this node, as destination, has taken. */
+export interface TakenGrant {
+  /** Earlier versions kept their refusals here too. */
+  verdict: 'granted'
   vmId: VmId
   epoch: number
   source: PeerIdText
@@ -19,39 +21,39 @@ const MAX_REPORTS = 1_000
 type Store<T> = AbstractSublevel<Database, string | Buffer | Uint8Array, string, T>
 
 /**
- * What must outlive the agent about moves. Verdicts are never removed by age:
- * a source may ask about a Grant after months. What the source itself must
- * remember is in the VM's record, in one place: its state `in-doubt`.
+ * What must outlive the agent about moves. Taken Grants are never removed by
+ * age: a source may ask about one after months. Refusals need no record
+ * (handover.ts). What the source itself must remember is in the VM's record, in
+ * one place: its state `in-doubt`.
  */
 export class MigrationJournal {
-  readonly #db: Database
-  readonly #verdicts: Store<GrantVerdict>
+  readonly #taken: Store<TakenGrant>
   readonly #reports: Store<{ report: MigrationReport; endedAtMs: number }>
 
   constructor(db: Database) {
-    this.#db = db
-    this.#verdicts = db.sublevel<string, GrantVerdict>('verdicts', { valueEncoding: 'json' })
+    this.#taken = db.sublevel<string, TakenGrant>('verdicts', { valueEncoding: 'json' })
     this.#reports = db.sublevel<string, { report: MigrationReport; endedAtMs: number }>('migrations', {
       valueEncoding: 'json',
     })
   }
 
-  verdict(migrationId: MigrationId): Promise<GrantVerdict | undefined> {
-    return this.#verdicts.get(migrationId)
+  /** Whether this very Grant is this node's. */
+  async hasTaken({ migrationId, vmId, epoch, source }: Grant): Promise<boolean> {
+    const taken = await this.#taken.get(migrationId)
+    return (
+      taken?.verdict === 'granted' && taken.vmId === vmId && taken.epoch === epoch && taken.source === source
+    )
   }
 
   /** The write that makes a Grant ours; goes to disk together with the VM's record. */
-  grantWrite(migrationId: MigrationId, grant: Omit<GrantVerdict, 'verdict'>): JournalWrite {
-    return this.#write(migrationId, { verdict: 'granted', ...grant })
+  takeWrite({ migrationId, vmId, epoch, source }: Grant): JournalWrite {
+    const value: TakenGrant = { verdict: 'granted', vmId, epoch, source, atMs: Date.now() }
+    return { type: 'put', sublevel: this.#taken, key: migrationId, value }
   }
 
-  /** On disk when it resolves: this Grant will never be accepted. */
-  async refuse(migrationId: MigrationId, grant: Omit<GrantVerdict, 'verdict'>): Promise<void> {
-    await this.#db.batch([this.#write(migrationId, { verdict: 'refused', ...grant })], { sync: true })
-  }
-
-  #write(key: MigrationId, value: GrantVerdict): JournalWrite {
-    return { type: 'put', sublevel: this.#verdicts, key, value }
+  /** The write that takes that back. */
+  untakeWrite({ migrationId }: Grant): JournalWrite {
+    return { type: 'del', sublevel: this.#taken, key: migrationId }
   }
 
   async saveReport(report: MigrationReport): Promise<void> {

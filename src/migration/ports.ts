@@ -1,13 +1,20 @@
 import type { AbstractBatchOperation } from 'abstract-level'
 import type { Level } from 'level'
 import type { MachineSpec, TemplateId } from '../domain/template.ts'
-import type { MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
+import type { Doubt, MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 
 /** The agent's one database; every room has sublevels of its own in it. */
 export type Database = Level<string, unknown>
 /** A write that goes to disk together with others, or not at all. */
 export type JournalWrite = AbstractBatchOperation<Database, string, unknown>
+
+/** This node's signature, and other nodes'. */
+export interface Signatures {
+  sign(statement: Uint8Array): Promise<Uint8Array>
+  /** Doesn't throw: what is no signature, or no peer id that holds a key, isn't signed. */
+  isSignedBy(peer: PeerIdText, statement: Uint8Array, signature: Uint8Array): Promise<boolean>
+}
 
 /** Peers that are known to have a template, the best first. Doesn't wait. */
 export type FindProviders = (id: TemplateId) => readonly PeerIdText[]
@@ -24,8 +31,8 @@ export interface MovableVm {
 
 /** A VM of this node while it is being moved away. */
 export interface DepartingVm extends MovableVm {
-  /** On disk: the Grant may have left. */
-  doubt(destination: PeerIdText): Promise<void>
+  /** On disk: the Grant may have left. Where it fails, that may be on disk or not. */
+  doubt(doubt: Omit<Doubt, 'migrationId'>): Promise<void>
   /** On disk: the VM is ours; then resumed. */
   stay(): Promise<void>
   /** QEMU quits, the record goes: the destination owns the VM. */
@@ -35,8 +42,13 @@ export interface DepartingVm extends MovableVm {
 /** A VM that is being moved to this node. */
 export interface ArrivingVm {
   launch(options: { signal: AbortSignal }): Promise<QemuProcess>
-  /** One synced write: the VM is ours, and `also`. Runs in the blackout. */
+  /** One synced write: the VM is ours, and `also`. Runs in the blackout. Where it fails, that may be on disk or not. */
   take(epoch: number, paused: boolean, also: readonly JournalWrite[]): Promise<void>
+  /**
+   * After a `take` that failed: resolves when what is on disk is what was before, and `also`; then discarded.
+   * Rejects when the signal aborts: the next start finds out what the disk says.
+   */
+  untake(also: readonly JournalWrite[], signal: AbortSignal): Promise<void>
   /** Lets a taken guest run; tried again where QEMU refuses. */
   resume(): Promise<void>
   /** Ends QEMU, frees the reservation. Idempotent. */

@@ -4,11 +4,11 @@
  */
 
 /** Control messages of one move. */
-export const MIGRATE_PROTOCOL = '/drover/migrate/1'
+export const MIGRATE_PROTOCOL = '/drover/migrate/2'
 /** Page batches of one move, beside the control stream: control never waits behind data. */
 export const PAGES_PROTOCOL = '/drover/pages/1'
 /** What became of a Grant. */
-export const HANDOVER_PROTOCOL = '/drover/handover/1'
+export const HANDOVER_PROTOCOL = '/drover/handover/2'
 
 /** Memory for several VMs at once, before the first of them is offered. */
 export const HERD_PROTOCOL = '/drover/herd/1'

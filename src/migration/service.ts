@@ -15,11 +15,12 @@ import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { Arrivals } from './arrivals.ts'
 import { Doubts } from './doubts.ts'
 import { MigrationError } from './errors.ts'
+import type { SourceHandover } from './handover.ts'
 import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
 import { MoveLanes } from './lanes.ts'
 import { Pace } from './pace.ts'
-import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms } from './ports.ts'
+import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms, Signatures } from './ports.ts'
 import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
 import { type MoveRequest, type SourceComponents, SourceMove } from './source.ts'
 import type { Verdict } from './verdict.ts'
@@ -41,6 +42,7 @@ export interface MigrationComponents {
   templates: TemplateStore
   open: OpenChannel
   peerId: PeerIdText
+  signatures: Signatures
   binary: QemuBinary
   providersOf: FindProviders
   onEvent: (event: MigrationEvent) => void
@@ -181,7 +183,7 @@ export class MigrationService {
         qemuVersion: this.#components.binary.version,
         trackerFor: (memory: GuestMemory) =>
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
-        settleDoubt: (vm) => this.#settleDoubt(vm),
+        settleDoubt: (vm, handover) => this.#settleDoubt(vm, handover),
         onProgress: () => this.#progress.emit(migrationId, this.#progressOf(move)),
       },
       { migrationId, request, doubtReportMs: this.#doubtReportMs },
@@ -260,17 +262,15 @@ export class MigrationService {
    * @throws MigrationError MIGRATION_NOT_FOUND, NOT_IN_DOUBT
    */
   async resolve(migrationId: MigrationId, owner: 'source' | 'destination'): Promise<void> {
-    await this.#doubts
-      .decide(migrationId, owner === 'destination' ? 'granted' : 'refused')
-      .catch(async (error) => {
-        // A move that never was has a better answer than that it isn't in doubt.
-        await this.get(migrationId)
-        throw error
-      })
+    await this.#doubts.decide(migrationId, owner).catch(async (error) => {
+      // A move that never was has a better answer than that it isn't in doubt.
+      await this.get(migrationId)
+      throw error
+    })
   }
 
-  #settleDoubt(vm: DepartingVm): Promise<Verdict> {
-    const settled = this.#doubts.settle(vm)
+  #settleDoubt(vm: DepartingVm, handover?: SourceHandover): Promise<Verdict> {
+    const settled = this.#doubts.settle(vm, handover)
     const { name } = vm.record.spec
     const { migrationId, destination } = doubtOf(vm.record.state)!
     this.#components.onEvent({ kind: 'migration-in-doubt', migrationId, vm: name, to: destination })

@@ -3,15 +3,16 @@ import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
-import { pagesHelloCodec } from '../wire/migration-messages.ts'
+import { pagesHelloCodec, type StatementBody } from '../wire/migration-messages.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import type { ControlChannel } from './control.ts'
 import { MigrationError, RefusedError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
-import { sourceHandover } from './handover.ts'
+import { hear, sign } from './grant.ts'
+import { type SourceHandover, sourceHandover } from './handover.ts'
 import { MoveMeter } from './meter.ts'
 import type { Pace } from './pace.ts'
-import type { DepartingVm, MovableVms } from './ports.ts'
+import type { DepartingVm, MovableVms, Signatures } from './ports.ts'
 import { DEFAULT_MAX_BLACKOUT_MS, TIMEOUTS_MS } from './protocol.ts'
 import { decideAfterRound } from './rounds.ts'
 import { sendRound } from './send-round.ts'
@@ -33,13 +34,14 @@ export interface MoveRequest {
 export interface SourceComponents extends SessionComponents {
   vms: MovableVms
   peerId: PeerIdText
+  signatures: Signatures
   qemuVersion: string
   /** One for all moves of a herd. */
   pace: Pace
   /** Resolves when the move may begin; the result ends its turn. Until then the VM isn't touched. */
   turn: (signal: AbortSignal) => Promise<Disposable>
   /** Asks the destination what became of a Grant until it answers, and acts on it. */
-  settleDoubt: (vm: DepartingVm) => Promise<Verdict>
+  settleDoubt: (vm: DepartingVm, handover: SourceHandover) => Promise<Verdict>
   onProgress: (meter: MoveMeter) => void
 }
 
@@ -57,12 +59,16 @@ export class SourceMove {
   readonly #components: SourceComponents
   readonly #request: MoveRequest
   readonly #migrationId: MigrationId
-  readonly #handover = sourceHandover('copying')
+  readonly #handover: SourceHandover
   readonly #cancel = new AbortController()
   readonly #maxBlackoutMs: number
   readonly #doubtReportMs: number
+  /** The destination's name for this arrival. */
+  #place = ''
   /** The write that says that the Grant may have left; started with Finish, awaited before the Grant. */
   #doubt: Promise<void> = Promise.resolve()
+  /** Signed while the destination loads. */
+  #signedGrant: Promise<StatementBody> | null = null
 
   constructor(
     components: SourceComponents,
@@ -73,6 +79,7 @@ export class SourceMove {
     this.#maxBlackoutMs = init.request.maxBlackoutMs ?? DEFAULT_MAX_BLACKOUT_MS
     this.#doubtReportMs = init.doubtReportMs
     this.#migrationId = init.migrationId
+    this.#handover = sourceHandover(init.request.to)
     this.meter = new MoveMeter({
       migrationId: init.migrationId,
       vm: init.request.vm,
@@ -130,8 +137,8 @@ export class SourceMove {
       const { templateMissing } = await this.#negotiate(session, signal)
       await this.#copy(session, templateMissing, signal)
       using _blackout = this.#components.pace.blackout()
-      const digest = await this.#switchOver(session, signal)
-      await this.#grant(session, digest)
+      await this.#switchOver(session, signal)
+      await this.#grant(session)
     } catch (error) {
       const reason = await this.#reasonFor(error, session.control)
       // The guest goes on first: a peer that hangs is told in its own time.
@@ -177,6 +184,7 @@ export class SourceMove {
     const answer = await control.receive(['accept', 'refuse'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     if (answer.kind === 'refuse') throw new RefusedError(answer.code, answer.message, answer.detailsJson)
     this.#pass('accepted')
+    this.#place = answer.place
     session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
@@ -243,7 +251,7 @@ export class SourceMove {
   }
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
-  async #switchOver(session: SourceSession, signal: AbortSignal): Promise<Uint8Array> {
+  async #switchOver(session: SourceSession, signal: AbortSignal): Promise<void> {
     this.meter.enter('blackout')
     this.#components.onProgress(this.meter)
     const startedMs = performance.now()
@@ -253,15 +261,17 @@ export class SourceMove {
       handover: this.#handover,
       meter: this.meter,
       sendRound: (bounded: AbortSignal) => this.#sendRound(session, bounded),
-      journalDoubt: () => this.#journalDoubt(session.vm),
+      settleOn: (digest: Uint8Array) => this.#settleOn(session.vm, digest),
+      doubt: () => this.#beginDoubt(session.vm),
       onBoundary: (boundary: MoveBoundary<'source'>) => this.#pass(boundary),
     }
     try {
-      const digest = await switchOver(session, move, AbortSignal.any([signal, limit]))
+      await switchOver(session, move, AbortSignal.any([signal, limit]))
       await this.#doubt
+      this.#handover.on('journaled')
       this.#pass('doubt-journaled')
       // A busy event loop comes to its timers late.
-      if (performance.now() - startedMs <= maxBlackoutMs) return digest
+      if (performance.now() - startedMs <= maxBlackoutMs) return
     } catch (error) {
       if (!limit.aborted || signal.aborted) throw error
     }
@@ -272,33 +282,40 @@ export class SourceMove {
     passBoundary('source', boundary, this.#migrationId)
   }
 
-  #journalDoubt(vm: DepartingVm): void {
-    this.#doubt = vm.doubt(this.#request.to)
+  #settleOn({ record }: DepartingVm, digest: Uint8Array): void {
+    this.#handover.settleOn({
+      migrationId: this.#migrationId,
+      vmId: record.spec.id,
+      epoch: record.epoch + 1,
+      source: this.#components.peerId,
+      destination: this.#request.to,
+      place: this.#place,
+      digest: Buffer.from(digest).toString('hex'),
+    })
+  }
+
+  #beginDoubt(vm: DepartingVm): void {
+    const grant = this.#handover.grant!
+    const { destination, place, digest } = grant
+    this.#doubt = vm.doubt({ destination, place, digest })
+    this.#signedGrant = sign(this.#components.signatures, 'GRANT', grant)
     // Awaited before the Grant; until then a failure must not be an unhandled one.
     this.#doubt.catch(() => {})
+    this.#signedGrant.catch(() => {})
   }
 
   /** From here on there is no way back but the destination's word. */
-  async #grant({ vm, control }: SourceSession, digest: Uint8Array): Promise<void> {
+  async #grant({ control }: SourceSession): Promise<void> {
+    const grant = await this.#signedGrant!
     this.#cancel.signal.throwIfAborted()
     this.#handover.on('ready')
     const never = new AbortController().signal
-    await control.send(
-      {
-        kind: 'grant',
-        migrationId: this.#migrationId,
-        vmId: vm.record.spec.id,
-        epoch: vm.record.epoch + 1,
-        source: this.#components.peerId,
-        destination: this.#request.to,
-        digest,
-      },
-      never,
-    )
+    await control.send({ kind: 'grant', ...grant }, never)
     this.#pass('grant-sent')
-    await control.receive(['running'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
+    const running = await control.receive(['running'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
     this.meter.stop()
-    this.#handover.on('running')
+    const said = { peer: this.#request.to, words: ['TAKEN'] as const }
+    this.#handover.on('taken', await hear(this.#components.signatures, running, said))
     this.#pass('running-heard')
   }
 
@@ -354,7 +371,7 @@ export class SourceMove {
   async #doubtful(vm: DepartingVm, error: unknown): Promise<MigrationReport> {
     const verdict = await Promise.race([
       // It rejects when the agent stops: the doubt stays, on disk.
-      this.#components.settleDoubt(vm).catch(() => null),
+      this.#components.settleDoubt(vm, this.#handover).catch(() => null),
       sleep(this.#doubtReportMs, null, { ref: false }),
     ])
     if (verdict === null) {
@@ -366,12 +383,7 @@ export class SourceMove {
       )
       return this.meter.finish('in-doubt', inDoubt)
     }
-    if (verdict === 'granted') {
-      this.#handover.on('verdict-granted')
-      return this.meter.finish('completed', null)
-    }
-    this.#handover.on('verdict-refused')
-    return this.meter.finish('failed', error)
+    return verdict === 'granted' ? this.meter.finish('completed', null) : this.meter.finish('failed', error)
   }
 }
 

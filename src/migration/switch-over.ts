@@ -13,8 +13,10 @@ export interface SwitchOverMove {
   handover: SourceHandover
   meter: MoveMeter
   sendRound: (signal: AbortSignal) => Promise<RoundReport>
-  /** Starts to write that the Grant may have left. Called when Finish is sent. */
-  journalDoubt: () => void
+  /** The last page is known: what the Grant will name. */
+  settleOn: (digest: Uint8Array) => void
+  /** Finish is sent: starts to write that the Grant may have left. */
+  doubt: () => void
   onBoundary: (boundary: MoveBoundary<'source'>) => void
 }
 
@@ -28,7 +30,7 @@ export interface SwitchOverMove {
  */
 export async function switchOver(
   session: SourceSession,
-  { handover, meter, sendRound, journalDoubt, onBoundary }: SwitchOverMove,
+  { handover, meter, sendRound, settleOn, doubt, onBoundary }: SwitchOverMove,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
   const { vm, control, capture, hashes, dictionary } = session
@@ -53,6 +55,7 @@ export async function switchOver(
   }
   report.bytes.deviceState = compressed.length
   const digest = hashes.digest(capture.sent)
+  settleOn(digest)
   await control.send(
     {
       kind: 'finish',
@@ -64,7 +67,8 @@ export async function switchOver(
     },
     signal,
   )
-  if (handover.on('finish-sent') === 'journal-doubt') journalDoubt()
+  handover.on('finish-sent')
+  doubt()
   onBoundary('finish-sent')
   await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
   const ready = await control.receive(['ready'], { timeoutMs: TIMEOUTS_MS.ready, signal })

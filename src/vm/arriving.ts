@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { MigrationId, VmRecord, VmSpec } from '../domain/vm.ts'
 import { type QemuBinary, QemuProcess } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
@@ -8,11 +9,20 @@ import type { DatabaseWrite } from './records.ts'
 import { requireRunnable } from './runnable.ts'
 import type { Vm } from './vm.ts'
 
+/** Between two writes that a disk refuses: doubled from the first up to the last. */
+const FIRST_RETRY_MS = 100
+const LAST_RETRY_MS = 5_000
+
 export interface ArrivingComponents {
   binary: QemuBinary
   templates: TemplateStore
-  /** One synced write of the record and of `also`, unless what is left of the VM here stands in its way. */
-  commit: (record: VmRecord, also: readonly DatabaseWrite[]) => Promise<void>
+  /**
+   * One synced write of the record and of `also`, unless what is left of the VM here stands in its way.
+   * `onWrite` is called when it begins to write.
+   */
+  commit: (record: VmRecord, also: readonly DatabaseWrite[], onWrite: () => void) => Promise<void>
+  /** One synced write of what was there before, and of `also`. */
+  restore: (also: readonly DatabaseWrite[]) => Promise<void>
   /** The VM is this node's: the list takes it over, with its QEMU. */
   onTaken: (record: VmRecord, process: QemuProcess) => Vm
   /** Nothing of the arrival is left here, or all of it is the VM's now. */
@@ -36,6 +46,8 @@ export class ArrivingVm {
   #hasExited = false
   #discarding: Promise<void> | null = null
   #taken = false
+  /** A write that says so was begun. */
+  #mayBeTaken = false
   #vm: Vm | null = null
 
   constructor(
@@ -68,7 +80,7 @@ export class ArrivingVm {
    * @param epoch - the Grant's
    * @param paused - whether its user had paused the guest at the source
    * @throws VmError VM_STOPPED when QEMU has ended; VM_ALREADY_HERE when what is left of the VM here was
-   *   decided to be this node's meanwhile: nothing was written then
+   *   decided to be this node's meanwhile: nothing was written then. Whatever the disk says: then it may have been
    */
   async take(epoch: number, paused: boolean, also: readonly DatabaseWrite[]): Promise<void> {
     const process = this.#process
@@ -85,13 +97,34 @@ export class ArrivingVm {
     }
     this.#taken = true
     try {
-      await this.#components.commit(record, also)
+      await this.#components.commit(record, also, () => {
+        this.#mayBeTaken = true
+      })
     } catch (error) {
       this.#taken = false
       throw error
     }
     this.#vm = this.#components.onTaken(record, process)
     this.#components.onSettled()
+  }
+
+  /**
+   * After a `take` that failed: takes back what may be on disk of it, again and
+   * again until the disk takes that, and discards. Nobody may be told before
+   * that nothing was taken.
+   *
+   * @throws the signal's reason; the disk decides at the next start then
+   */
+  async untake(also: readonly DatabaseWrite[], signal: AbortSignal): Promise<void> {
+    for (let delayMs = FIRST_RETRY_MS; this.#mayBeTaken; delayMs = Math.min(delayMs * 2, LAST_RETRY_MS)) {
+      try {
+        await this.#components.restore(also)
+        this.#mayBeTaken = false
+      } catch {
+        await sleep(delayMs, undefined, { signal })
+      }
+    }
+    await this.discard()
   }
 
   /**
@@ -105,9 +138,12 @@ export class ArrivingVm {
     await this.#vm.goOn()
   }
 
-  /** Ends QEMU, removes what it left, frees the reservation. Does nothing after `take`. */
+  /**
+   * Ends QEMU, removes what it left, frees the reservation. Does nothing after
+   * `take`, nor while the disk may say that it was taken: the next start finds out.
+   */
   discard(): Promise<void> {
-    if (this.#taken) return Promise.resolve()
+    if (this.#taken || this.#mayBeTaken) return Promise.resolve()
     this.#discarding ??= this.#discard()
     return this.#discarding
   }

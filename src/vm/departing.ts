@@ -1,5 +1,5 @@
 import type { MachineSpec } from '../domain/template.ts'
-import type { MigrationId, PeerIdText, VmRecord } from '../domain/vm.ts'
+import type { Doubt, MigrationId, VmRecord } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import { VmError } from './errors.ts'
@@ -54,12 +54,12 @@ export class DepartingVm extends MovableVm {
   }
 
   /**
-   * On disk: a Grant for `destination` may have left. Called before it may.
+   * On disk: the Grant that `doubt` names may have left. Called before it may.
    *
    * @throws VmError VM_NOT_DEPARTING when QEMU has ended meanwhile
    */
-  doubt(destination: PeerIdText): Promise<void> {
-    return this.#vm.doubt(this.#migrationId, destination)
+  doubt(doubt: Omit<Doubt, 'migrationId'>): Promise<void> {
+    return this.#vm.doubt({ ...doubt, migrationId: this.#migrationId })
   }
 
   /**

@@ -31,8 +31,10 @@ export class VmRecords {
     return this.#db.batch([write, ...also], { sync: true })
   }
 
-  delete(id: VmId): Promise<void> {
-    return this.#db.batch([{ type: 'del', sublevel: this.#vms, key: id }], { sync: true })
+  /** One atomic write, as `put`. */
+  delete(id: VmId, also: readonly DatabaseWrite[] = []): Promise<void> {
+    const write: DatabaseWrite = { type: 'del', sublevel: this.#vms, key: id }
+    return this.#db.batch([write, ...also], { sync: true })
   }
 }
 

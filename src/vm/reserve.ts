@@ -55,12 +55,19 @@ export function reserveVm(
     {
       binary,
       templates: node.templates,
-      commit: async (record, also) => {
-        const write = () => node.records.put(record, also)
+      commit: async (record, also, onWrite) => {
+        const write = () => {
+          onWrite()
+          return node.records.put(record, also)
+        }
         // Looked up again: what was here when the VM was offered may have left or been claimed back since.
         const left = roster.byId(id)
         if (left === undefined) await write()
         else await left.giveWay((leftRecord) => requireComesBack(leftRecord, request), write)
+      },
+      restore: (also) => {
+        const left = roster.byId(id)
+        return left === undefined ? node.records.delete(id, also) : node.records.put(left.record, also)
       },
       onTaken: (record, process) => {
         const vm = node.add(record)

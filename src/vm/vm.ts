@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { doubtOf, type MigrationId, type PeerIdText, type VmRecord, type VmState } from '../domain/vm.ts'
+import { type Doubt, doubtOf, type MigrationId, type VmRecord, type VmState } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 import { notDerivable } from './derivable.ts'
 import { endProcess } from './end-process.ts'
@@ -274,16 +274,10 @@ export class Vm {
   }
 
   /** Commit point of the hand-over at the source: once this is on disk a Grant may leave. */
-  doubt(migrationId: MigrationId, destination: PeerIdText): Promise<void> {
+  doubt(doubt: Doubt): Promise<void> {
     return this.#turns.run(async () => {
-      const state = requireMoving(this.#record, migrationId, ['departing'])
-      await this.#save({
-        kind: 'in-doubt',
-        process: state.process,
-        paused: state.paused,
-        migrationId,
-        destination,
-      })
+      const { process, paused } = requireMoving(this.#record, doubt.migrationId, ['departing'])
+      await this.#save({ kind: 'in-doubt', process, paused, ...doubt })
     })
   }
 

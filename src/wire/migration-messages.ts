@@ -32,6 +32,7 @@ const port = z.number().int().min(1).max(65535)
 // Printed on terminals: a peer moves no cursor there.
 const text = z.string().max(MAX_TEXT_LENGTH).transform(printable)
 const empty: z.ZodType<object> = z.object({})
+const peer = z.string().regex(/^[\x21-\x7e]{1,128}$/)
 const code = z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/)
 
 const nic: z.ZodType<NicSpec> = z.object({
@@ -66,6 +67,31 @@ const machine: z.ZodType<MachineSpec> = z.object({
 
 const herdVm = z.object({ vmId: uuid, templateId, privatePages: uint32, machine })
 
+const grant = z.object({
+  migrationId: uuid,
+  vmId: uuid,
+  epoch: count,
+  source: peer,
+  destination: peer,
+  digest,
+  place: uuid,
+})
+
+/** An Ed25519 signature has 64 bytes; other keys' are longer. */
+const MAX_SIGNATURE_BYTES = 512
+const MAX_STATEMENT_BYTES = 1024
+
+const signed = z.object({
+  statement: bytes.refine((value) => value.length <= MAX_STATEMENT_BYTES, 'too long'),
+  signature: bytes.refine((value) => value.length <= MAX_SIGNATURE_BYTES, 'too long'),
+})
+export type StatementBody = z.infer<typeof signed>
+
+const word = z.enum(['GRANT', 'TAKEN', 'REFUSED'])
+export type StatementWord = z.infer<typeof word>
+export const statementCodec = messageCodec('drover.migration.Statement', z.object({ word, grant }))
+export const signedCodec = messageCodec('drover.migration.Signed', signed)
+
 const controlBodies = {
   offer: z.object({
     migrationId: uuid,
@@ -77,15 +103,15 @@ const controlBodies = {
     paused: z.boolean(),
     machine,
   }),
-  accept: z.object({ templateMissing: z.boolean() }),
+  accept: z.object({ templateMissing: z.boolean(), place: uuid }),
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),
   templateProgress: z.object({ bytes: count }),
   prepared: z.object({ templateBytes: count }),
   roundApplied: z.object({ round: uint32 }),
   finish: z.object({ deviceState: bytes, deviceStateBytes: uint32, digest, rounds: uint32, pausedNs: count }),
   ready: z.object({ digest }),
-  grant: z.object({ migrationId: uuid, vmId: uuid, epoch: count, source: text, destination: text, digest }),
-  running: empty,
+  grant: signed,
+  running: signed,
   settled: z.object({ privatePages: uint32, sharedPages: uint32 }),
   abort: z.object({ code, message: text }),
   herdOffer: z.object({
@@ -126,12 +152,4 @@ const pagesBodies = {
 export type PagesFrame = OneOf<typeof pagesBodies>
 export const pagesCodec = oneOfCodec('drover.migration.PagesFrame', pagesBodies)
 
-export const verdictRequestCodec = messageCodec(
-  'drover.migration.VerdictRequest',
-  z.object({ migrationId: uuid, vmId: uuid, epoch: count }),
-)
-
-export const verdictCodec = oneOfCodec('drover.migration.Verdict', {
-  granted: empty,
-  refused: z.object({ reason: text }),
-})
+export const verdictRequestCodec = messageCodec('drover.migration.VerdictRequest', z.object({ grant }))

@@ -1,107 +1,87 @@
+import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
+import { type Grant, type Heard, hear, sign } from '../../src/migration/grant.ts'
 import {
-  type DestinationEvent,
   destinationHandover,
+  doubtedHandover,
   type SourceEvent,
   sourceHandover,
 } from '../../src/migration/handover.ts'
+import { SignaturesByName } from '../support/signatures.ts'
+
+const GRANT: Grant = {
+  migrationId: randomUUID(),
+  vmId: randomUUID(),
+  epoch: 2,
+  source: 'a',
+  destination: 'b',
+  place: randomUUID(),
+  digest: 'ab'.repeat(32),
+}
+const granted: Heard = { word: 'GRANT', grant: GRANT, signer: 'a' }
+const taken: Heard = { word: 'TAKEN', grant: GRANT, signer: 'b' }
 
 test('the way of a move that succeeds', () => {
-  const source = sourceHandover('copying')
-  const destination = destinationHandover()
+  const source = sourceHandover('b')
+  const destination = destinationHandover('a')
   expect(source.on('stopped')).toBeNull()
-  expect(source.on('finish-sent')).toBe('journal-doubt')
-  expect(destination.on('loaded')).toBe('send-ready')
-  expect(source.on('ready')).toBe('send-grant')
-  expect(destination.on('grant')).toBe('journal-grant')
+  source.settleOn(GRANT)
+  expect(source.on('finish-sent')).toBe('doubt')
+  destination.settleOn(GRANT)
+  expect(destination.on('loaded')).toBe('ready')
+  expect(source.on('journaled')).toBeNull()
+  expect(source.on('ready')).toBe('grant')
+  expect(destination.on('grant', granted)).toBe('take')
   expect(destination.on('journaled')).toBe('run')
-  expect(source.on('running')).toBe('leave')
+  expect(source.on('taken', taken)).toBe('leave')
   expect([source.state, destination.state]).toEqual(['left', 'owner'])
-})
-
-/** Every sequence of events up to a length, as far as the machine takes it; calls `visit` after each step taken. */
-function explore<E extends string>(
-  make: () => { state: string; on(event: E): string | null },
-  events: readonly E[],
-  depth: number,
-  visit: (path: E[], states: string[], actions: (string | null)[]) => void,
-): number {
-  let steps = 0
-  const walk = (path: E[]) => {
-    if (path.length === depth) return
-    for (const event of events) {
-      const machine = make()
-      const states = [machine.state]
-      const actions: (string | null)[] = []
-      try {
-        for (const step of [...path, event]) {
-          actions.push(machine.on(step))
-          states.push(machine.state)
-        }
-      } catch {
-        continue
-      }
-      steps++
-      visit([...path, event], states, actions)
-      walk([...path, event])
-    }
-  }
-  walk([])
-  return steps
-}
-
-test('a source that may have sent its Grant takes the VM back only on the word that it was refused', () => {
-  const events: SourceEvent[] = [
-    'stopped',
-    'finish-sent',
-    'ready',
-    'running',
-    'failed',
-    'verdict-granted',
-    'verdict-refused',
-  ]
-  const steps = explore(
-    () => sourceHandover('copying'),
-    events,
-    7,
-    (path, states, actions) => {
-      const granted = actions.indexOf('send-grant')
-      const stayed = actions.lastIndexOf('stay')
-      if (granted >= 0 && stayed > granted) expect(path[stayed]).toBe('verdict-refused')
-      if (granted >= 0) expect(actions.slice(0, granted)).toContain('journal-doubt')
-      const left = actions.indexOf('leave')
-      if (left >= 0) expect(['running', 'verdict-granted']).toContain(path[left])
-      expect(actions.includes('leave') && actions.includes('stay')).toBe(false)
-      if (states.at(-1) === 'stayed') expect(actions).toContain('stay')
-    },
-  )
-  expect(steps).toBeGreaterThan(50)
-})
-
-test('a destination runs only what it journaled, and nothing that it gave up', () => {
-  const events: DestinationEvent[] = ['loaded', 'grant', 'journaled', 'failed', 'asked']
-  const steps = explore(destinationHandover, events, 7, (path, _, actions) => {
-    const run = actions.indexOf('run')
-    if (run >= 0) {
-      expect(path[run]).toBe('journaled')
-      expect(actions.slice(0, run)).toContain('journal-grant')
-      expect(actions.slice(run)).not.toContain('discard')
-      expect(actions.slice(run)).not.toContain('refuse')
-    }
-    const ended = actions.findIndex((action) => action === 'discard' || action === 'refuse')
-    if (ended >= 0) expect(actions.slice(ended)).not.toContain('run')
-  })
-  expect(steps).toBeGreaterThan(50)
 })
 
 test.each<[SourceEvent[], SourceEvent]>([
   [[], 'ready'],
   [['stopped'], 'ready'],
-  [['stopped', 'finish-sent'], 'running'],
+  [['stopped', 'finish-sent'], 'ready'],
+  [['stopped', 'finish-sent'], 'taken'],
   [['failed'], 'ready'],
-  [['stopped', 'finish-sent', 'ready', 'running'], 'verdict-refused'],
-])('after %j, %s is a violation', (path, event) => {
-  const source = sourceHandover('copying')
+  [['stopped', 'finish-sent', 'journaled', 'ready'], 'decided-source'],
+])('after %j, %s is a violation, and changes nothing', (path, event) => {
+  const source = sourceHandover('b')
   for (const step of path) source.on(step)
+  const { state } = source
   expect(() => source.on(event)).toThrow(expect.objectContaining({ code: 'PROTOCOL_VIOLATION' }))
+  expect(source.state).toBe(state)
+})
+
+const other = { ...GRANT, place: randomUUID() }
+test.each<[string, Heard | undefined]>([
+  ['nothing', undefined],
+  ['a statement without a signature', { ...taken, signer: null }],
+  ['a statement of somebody else', { ...taken, signer: 'c' }],
+  ...(Object.keys(GRANT) as (keyof Grant)[]).map((field): [string, Heard] => [
+    `a statement with another ${field}`,
+    { ...taken, grant: { ...GRANT, [field]: field === 'epoch' ? 3 : other.place } },
+  ]),
+])('in doubt, %s is no answer', (_, said) => {
+  const source = doubtedHandover(GRANT)
+  for (const event of ['taken', 'refused'] as const) {
+    expect(() => source.on(event, said)).toThrow(expect.objectContaining({ code: 'PROTOCOL_VIOLATION' }))
+  }
+  expect(source.state).toBe('in-doubt')
+  expect(source.on('taken', taken)).toBe('leave')
+})
+
+test('what is signed is heard as it was said, from who said it', async () => {
+  const names = new SignaturesByName()
+  const signed = await sign(names.of('b'), 'TAKEN', GRANT)
+  const heard = (peer: string) => hear(names.of('a'), signed, { peer, words: ['TAKEN'] })
+  expect(await heard('b')).toEqual(taken)
+  expect(await heard('c')).toEqual({ ...taken, signer: null })
+  const changed = { ...signed, statement: Uint8Array.from(signed.statement) }
+  // The last byte is of the place's text.
+  changed.statement[changed.statement.length - 1]! ^= 1
+  const said = { peer: 'b', words: ['TAKEN'] as const }
+  expect((await hear(names.of('a'), changed, said)).signer).toBeNull()
+  await expect(hear(names.of('a'), signed, { peer: 'b', words: ['REFUSED'] })).rejects.toMatchObject({
+    code: 'PROTOCOL_VIOLATION',
+  })
 })

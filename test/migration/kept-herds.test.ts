@@ -103,7 +103,7 @@ test('a message longer than any is not read', async () => {
 
 test('an offer of one VM is not for this protocol', async () => {
   const { channel, served } = open()
-  await channel.send(controlCodec.encode({ kind: 'running' }))
+  await channel.send(controlCodec.encode({ kind: 'prepared', templateBytes: 0 }))
   expect(await served).toBe('PROTOCOL_VIOLATION')
 })
 

@@ -9,7 +9,8 @@ import {
   controlCodec,
   MAX_CONTROL_BYTES,
   pagesHelloCodec,
-  verdictCodec,
+  signedCodec,
+  statementCodec,
   verdictRequestCodec,
 } from '../../src/wire/migration-messages.ts'
 import { MigrationRig } from './migration-rig.ts'
@@ -109,15 +110,24 @@ test('pages for the move of another are not taken', async () => {
   await nothingLeft()
 })
 
+function grantOf(source: string, about: { migrationId?: string; vmId?: string }) {
+  const { migrationId = randomUUID(), vmId = randomUUID() } = about
+  const digest = Buffer.alloc(32)
+  return { migrationId, vmId, epoch: 2, source, destination: 'a', place: randomUUID(), digest }
+}
+
+function wordOf(answer: Uint8Array): string {
+  return statementCodec.decode(signedCodec.decode(answer).statement).word
+}
+
 test('questions about moves that never were are answered, and leave nothing on disk', async () => {
   const verdicts = rig.a.node.db.sublevel<string, unknown>('verdicts', { valueEncoding: 'json' })
   const before = (await verdicts.keys().all()).length
   for (let i = 0; i < 20; i++) {
     const channel = rig.dial('mallory', 'a', HANDOVER_PROTOCOL)
-    const question = { migrationId: randomUUID(), vmId: randomUUID(), epoch: 2 }
-    await channel.send(verdictRequestCodec.encode(question))
+    await channel.send(verdictRequestCodec.encode({ grant: grantOf('mallory', {}) }))
     const bytes = await channel.receive({ maxBytes: 4096, signal: AbortSignal.timeout(5_000) })
-    expect(verdictCodec.decode(bytes!).kind).toBe('refused')
+    expect(wordOf(bytes!)).toBe('REFUSED')
   }
   expect((await verdicts.keys().all()).length).toBe(before)
 })
@@ -127,9 +137,12 @@ test('a question about a move of another decides nothing', async () => {
   const { answer, channel } = openMove(offered)
   expect(await answer()).toMatchObject({ kind: 'accept' })
   const other = rig.dial('trudy', 'a', HANDOVER_PROTOCOL)
-  const question = { migrationId: offered.migrationId, vmId: offered.vm.id, epoch: 2 }
-  await other.send(verdictRequestCodec.encode(question))
-  expect(verdictCodec.decode((await other.receive({ maxBytes: 4096 }))!).kind).toBe('refused')
+  const about = { migrationId: offered.migrationId, vmId: offered.vm.id }
+  await other.send(verdictRequestCodec.encode({ grant: grantOf('trudy', about) }))
+  expect(wordOf((await other.receive({ maxBytes: 4096 }))!)).toBe('REFUSED')
+  const liar = rig.dial('trudy', 'a', HANDOVER_PROTOCOL)
+  await liar.send(verdictRequestCodec.encode({ grant: grantOf('mallory', about) }))
+  await expect(liar.receive({ maxBytes: 4096, signal: AbortSignal.timeout(5_000) })).rejects.toThrow()
   // The move goes on as if nobody had asked.
   const pages = rig.dial('mallory', 'a', PAGES_PROTOCOL)
   await pages.send(pagesHelloCodec.encode({ migrationId: offered.migrationId }))

@@ -7,6 +7,7 @@ import {
 } from '../../src/migration/index.ts'
 import type { Channel, ChannelHandler } from '../../src/wire/channel.ts'
 import { channelPair } from '../support/channel-pair.ts'
+import { SignaturesByName } from '../support/signatures.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
 /** Long enough for an answer that comes, short enough to wait for where none does. */
@@ -34,6 +35,7 @@ export class MigrationRig implements AsyncDisposable {
   readonly #benches: Bench[]
   readonly #wrap: (vms: MovableVms, name: 'a' | 'b') => MovableVms
   readonly #stopping = new AbortController()
+  readonly signatures = new SignaturesByName()
   readonly events: ({ node: 'a' | 'b' } & MigrationEvent)[] = []
   /** Set between moves to change what happens to the next channels. */
   tamper: Tamper = (_, channel) => channel
@@ -62,6 +64,7 @@ export class MigrationRig implements AsyncDisposable {
       templates: node.templates,
       binary: this.#benches[0]!.binary,
       peerId: name,
+      signatures: this.signatures.of(name),
       providersOf: () => [],
       onEvent: (event) => this.events.push({ node: name, ...event }),
       open: async (peer, protocol) => this.tamper(protocol, this.dial(name, peer, protocol)),

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import type { Accelerator, MachineSpec } from '../../src/domain/template.ts'
 import type { VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, ReserveRequest } from '../../src/vm/index.ts'
+import { doubtAbout } from '../support/doubt.ts'
 import { Bench, holdControl, type TestNode } from './vm-fixture.ts'
 
 const MIB = 1024 ** 2
@@ -97,7 +98,7 @@ test('a VM that departs can not be commanded, and stays when nothing came of it'
   await departing.stay()
   expect(node.vms.get('a')).toEqual(record)
   expect((await node.vms.show('a')).runState).toBe('running')
-  await expect(departing.doubt('somewhere')).rejects.toMatchObject({ code: 'VM_NOT_DEPARTING' })
+  await expect(departing.doubt(doubtAbout('somewhere'))).rejects.toMatchObject({ code: 'VM_NOT_DEPARTING' })
 })
 
 test('a VM paused by its user stays paused when its move fails', async () => {
@@ -128,7 +129,7 @@ test("a VM that can not be resumed is said to be unreachable, is this node's, an
   const { state } = await run('a')
   const departing = await node.vms.depart('a', MIGRATION_ID)
   await departing.process.pause()
-  await departing.doubt(SOURCE)
+  await departing.doubt(doubtAbout(SOURCE))
   await using _held = await holdControl(departing.process)
   await expect(departing.stay()).rejects.toMatchObject({ code: 'VM_UNREACHABLE' })
   expect(node.kinds()).toEqual(['vm-started', 'vm-departing', 'vm-stayed', 'vm-unreachable'])
@@ -152,7 +153,7 @@ test('a VM that left is gone without a trace', async () => {
   await run('a')
   const departing = await node.vms.depart('a', MIGRATION_ID)
   await departing.process.pause()
-  await departing.doubt('somewhere')
+  await departing.doubt(doubtAbout('somewhere'))
   await departing.leave()
   expect(node.vms.list()).toEqual([])
   expect(await bench.pids()).toEqual([])

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { VmRecord, VmState } from '../../src/domain/vm.ts'
 import { QmpClient } from '../../src/qemu/index.ts'
+import { doubtAbout } from '../support/doubt.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
 const TEST_TIMEOUT_MS = 90_000
@@ -131,7 +132,7 @@ test.each(['stay', 'leave'] as const)(
     const record = await run()
     const departing = await node.vms.depart('a', MIGRATION_ID)
     await departing.process.pause()
-    await departing.doubt(DESTINATION)
+    await departing.doubt(doubtAbout(DESTINATION))
     await restart()
     const state = { kind: 'in-doubt', migrationId: MIGRATION_ID, destination: DESTINATION, paused: false }
     expect(node.vms.get('a').state).toMatchObject(state)
@@ -169,7 +170,7 @@ test.each([
   const { spec, state } = await run()
   const departing = await node.vms.depart('a', MIGRATION_ID)
   await departing.process.pause()
-  await departing.doubt(DESTINATION)
+  await departing.doubt(doubtAbout(DESTINATION))
   const kill = async () => {
     process.kill(state.process.pid, 'SIGKILL')
     await expect.poll(() => bench.pids(), { timeout: 10_000 }).toEqual([])

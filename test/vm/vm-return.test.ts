@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import type { VmRecord, VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, DepartingVm, ReserveRequest } from '../../src/vm/index.ts'
+import { doubtAbout } from '../support/doubt.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
 const TEST_TIMEOUT_MS = 90_000
@@ -44,7 +45,7 @@ function run(): Promise<VmRecord> {
 async function leftInDoubt(): Promise<{ spec: VmSpec; departing: DepartingVm }> {
   const { spec } = await run()
   const departing = await node.vms.depart('a', MIGRATION_ID)
-  await departing.doubt(DESTINATION)
+  await departing.doubt(doubtAbout(DESTINATION))
   process.kill(departing.process.pid, 'SIGKILL')
   await expect.poll(() => node.vms.get('a').state.kind, { timeout: 10_000 }).toBe('stopped')
   return { spec, departing }
@@ -87,7 +88,7 @@ test('a VM that runs here, departs, or was switched off here is not taken in, in
   await refused()
   const departing = await node.vms.depart('a', MIGRATION_ID)
   await refused()
-  await departing.doubt(DESTINATION)
+  await departing.doubt(doubtAbout(DESTINATION))
   await refused()
   await departing.stay()
   await node.vms.stopVm('a', { force: true, signal: signal() })

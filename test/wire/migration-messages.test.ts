@@ -6,7 +6,7 @@ import {
   controlCodec,
   MAX_CONTROL_BYTES,
   pagesCodec,
-  verdictCodec,
+  statementCodec,
 } from '../../src/wire/migration-messages.ts'
 import { messageType } from '../../src/wire/schema.ts'
 
@@ -46,11 +46,11 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
 
 test.each<ControlMessage>([
   offer,
-  { kind: 'accept', templateMissing: true },
+  { kind: 'accept', templateMissing: true, place: randomUUID() },
   { kind: 'refuse', code: 'NOT_ENOUGH_MEMORY', message: 'no', detailsJson: '{}' },
   { kind: 'prepared', templateBytes: 2 ** 33 },
   { kind: 'ready', digest: randomBytes(32) },
-  { kind: 'running' },
+  { kind: 'running', statement: randomBytes(200), signature: randomBytes(64) },
   { kind: 'abort', code: 'INTERNAL', message: '' },
   {
     kind: 'herdOffer',
@@ -142,7 +142,26 @@ test('what a peer says to people moves no cursor', () => {
   expect(controlCodec.decode(bytes)).toMatchObject({ message: 'no [2J way' })
 })
 
-test('verdicts are told apart', () => {
-  expect(verdictCodec.decode(verdictCodec.encode({ kind: 'granted' })).kind).toBe('granted')
-  expect(verdictCodec.decode(verdictCodec.encode({ kind: 'refused', reason: 'gone' })).kind).toBe('refused')
+const grant = {
+  migrationId: randomUUID(),
+  vmId: randomUUID(),
+  epoch: 2,
+  source: 'a',
+  destination: 'b',
+  digest: randomBytes(32),
+  place: randomUUID(),
+}
+
+test.each(['GRANT', 'TAKEN', 'REFUSED'] as const)('a statement that says %s comes back as it was', (word) => {
+  expect(statementCodec.decode(statementCodec.encode({ word, grant }))).toEqual({ word, grant })
+})
+
+test.each([
+  ['a word that says nothing', { word: 'WORD_INVALID', grant }],
+  ['no Grant', { word: 'GRANT' }],
+  ['a peer with a blank in its name', { word: 'GRANT', grant: { ...grant, source: 'a b' } }],
+  ['a short digest', { word: 'GRANT', grant: { ...grant, digest: randomBytes(31) } }],
+])('a statement with %s is malformed', (_, statement) => {
+  const bytes = statementCodec.encode(statement as Parameters<typeof statementCodec.encode>[0])
+  expect(() => statementCodec.decode(bytes)).toThrow(expect.objectContaining({ code: 'MESSAGE_MALFORMED' }))
 })
