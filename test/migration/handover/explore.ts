@@ -75,9 +75,10 @@ function talk(world: World): World[] {
   const all = [...next(world, INTACT, { moves: 0, arrivals: 0, mishaps: 0 })]
   // What changes nothing is no step: a question asked again, an answer given again.
   const changing = all.filter(([, after]) => JSON.stringify(after) !== key)
-  // Nobody waits for the answer to a question that was answered.
-  const isAsking = world.source.move?.state === 'in-doubt'
-  const steps = changing.filter(([name]) => isAsking || !/^destination .* question/.test(name))
+  // Nobody waits for the answer to a question that is not the source's present one.
+  const { move } = world.source
+  const asked = move?.state === 'in-doubt' ? `question ${move.number} ${move.place}` : 'nothing'
+  const steps = changing.filter(([name]) => !/^destination .* question/.test(name) || name.endsWith(asked))
   const urgent = TALK.map((pattern) => steps.filter(([name]) => pattern.test(name))).find(
     ({ length }) => length > 0,
   )
