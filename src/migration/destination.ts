@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
@@ -18,19 +17,18 @@ import {
 } from '../qemu/index.ts'
 import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
-import type { ControlBody, StatementBody } from '../wire/migration-messages.ts'
+import type { ControlBody } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
 import { refuseFor } from './farewell.ts'
-import { type Grant, hear, sign } from './grant.ts'
-import { type DestinationHandover, destinationHandover } from './handover.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import { receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
+import { Taking } from './taking.ts'
 import { TemplateRam } from './template-ram.ts'
 import type { PendingGrant, Verdict } from './verdict.ts'
 
@@ -71,28 +69,28 @@ export class DestinationMove implements PendingGrant {
   readonly offer: Offer
   readonly #components: DestinationComponents
   readonly #control: ControlChannel
-  readonly #handover: DestinationHandover
-  /** Names this arrival, in memory alone: see handover.ts. */
-  readonly #place = randomUUID()
+  readonly #taking: Taking
   readonly #abort = new AbortController()
   readonly #pages = Promise.withResolvers<Channel>()
   readonly #ended = Promise.withResolvers<void>()
-  #taking: Promise<void> | null = null
   #hasPages = false
 
   constructor(components: DestinationComponents, init: { channel: Channel; offer: Offer }) {
     this.#components = components
     this.#control = new ControlChannel(init.channel)
     this.source = init.channel.peer
-    this.#handover = destinationHandover(this.source)
     this.offer = init.offer
+    this.#taking = new Taking(
+      { ...components, control: this.#control, onBoundary: (boundary) => this.#pass(boundary) },
+      { offer: init.offer, source: this.source },
+    )
     // A move that fails before its pages stream comes must not leave an unhandled rejection.
     this.#pages.promise.catch(() => {})
   }
 
   /** Decided here, one way or the other: the source may begin another one, while what is left of this one goes. */
   get isOver(): boolean {
-    return this.#handover.state === 'owner' || this.#handover.state === 'discarded'
+    return this.#taking.isOver
   }
 
   /** Takes the pages stream that the source opened for this move; resolves when the move has ended. */
@@ -101,16 +99,15 @@ export class DestinationMove implements PendingGrant {
     this.#hasPages = true
     this.#pages.resolve(channel)
     await this.#ended.promise
-    return { arrived: this.#handover.state === 'owner' }
+    return { arrived: this.#taking.handover.state === 'owner' }
   }
 
   /** See PendingGrant: after it, no Grant of this move is accepted that isn't already being journaled. */
   async settle(): Promise<Verdict> {
-    // Whoever asks while it is written waits for what comes of it.
-    await this.#taking?.catch(() => {})
-    if (this.#handover.on('asked') === 'confirm') return 'granted'
+    const verdict = await this.#taking.settle()
+    if (verdict === 'granted') return verdict
     this.#abort.abort(new MigrationError('PEER_LOST', 'the source asks for a verdict: this move is over'))
-    return 'refused'
+    return verdict
   }
 
   /** @throws what made the move fail, after everything of it was discarded and the source was told */
@@ -123,8 +120,8 @@ export class DestinationMove implements PendingGrant {
       await this.#receive(arriving, bounded, signal)
     } catch (error) {
       // The VM is ours, whatever failed after that: the source will ask, and be told.
-      if (this.#handover.state === 'owner') return
-      this.#handover.on('failed')
+      if (this.#taking.handover.state === 'owner') return
+      this.#taking.handover.on('failed')
       await Promise.all([this.#tellSource(error, arriving === null), arriving?.discard()])
       throw error
     } finally {
@@ -161,7 +158,7 @@ export class DestinationMove implements PendingGrant {
   /** @param agent - the agent's own life: a source that is gone ends the move, not what the disk must be told */
   async #receive(arriving: ArrivingVm, signal: AbortSignal, agent: AbortSignal): Promise<void> {
     const templateMissing = !this.#components.templates.has(this.offer.vm.templateId)
-    await this.#control.send({ kind: 'accept', templateMissing, place: this.#place }, signal)
+    await this.#control.send({ kind: 'accept', templateMissing, place: this.#taking.place }, signal)
     this.#pass('accept-sent')
     // Heard from now on, whatever else goes on: a source that is gone ends the move at once.
     const finishing = this.#control.receive(['finish'], { timeoutMs: TIMEOUTS_MS.rounds, signal })
@@ -176,8 +173,8 @@ export class DestinationMove implements PendingGrant {
     await this.#control.send({ kind: 'prepared', templateBytes }, signal)
     this.#pass('prepared-sent')
     const finish = await this.#copy(session, finishing, signal)
-    const grant = await this.#load(session, finish, signal)
-    await this.#take(arriving, grant, { signal, agent })
+    await this.#load(session, finish, signal)
+    await this.#taking.take(arriving, { signal, agent })
     await this.#settleCounts(session)
   }
 
@@ -295,10 +292,8 @@ export class DestinationMove implements PendingGrant {
 
   /**
    * Verifies what came, gives QEMU the rest and waits until it has loaded: the guest is whole, and paused.
-   *
-   * @returns the only Grant that it may be taken with
    */
-  async #load({ stream, hashes, dictionary }: Session, finish: Finish, signal: AbortSignal): Promise<Grant> {
+  async #load({ stream, hashes, dictionary }: Session, finish: Finish, signal: AbortSignal): Promise<void> {
     const finishedMs = performance.now()
     const digest = hashes.digest(hashes.known)
     if (!Buffer.from(finish.digest).equals(digest)) {
@@ -308,66 +303,7 @@ export class DestinationMove implements PendingGrant {
     const elapsedNs = BigInt(finish.pausedNs + Math.round((performance.now() - finishedMs) * 1e6))
     await stream.finish(advanceKvmclock(deviceState, elapsedNs))
     await stream.loaded({ timeoutMs: TIMEOUTS_MS.ready, signal })
-    const grant = this.#grantFor(digest)
-    this.#handover.settleOn(grant)
-    this.#handover.on('loaded')
-    this.#pass('loaded')
-    await this.#control.send({ kind: 'ready', digest }, signal)
-    this.#pass('ready-sent')
-    return grant
-  }
-
-  #grantFor(digest: Uint8Array): Grant {
-    const { migrationId, vm, epoch } = this.offer
-    return {
-      migrationId,
-      vmId: vm.id,
-      epoch: epoch + 1,
-      source: this.source,
-      destination: this.#components.peerId,
-      place: this.#place,
-      digest: Buffer.from(digest).toString('hex'),
-    }
-  }
-
-  /** Waits for the Grant, journals it, runs the guest: in this order. */
-  async #take(
-    arriving: ArrivingVm,
-    grant: Grant,
-    { signal, agent }: { signal: AbortSignal; agent: AbortSignal },
-  ): Promise<void> {
-    const { signatures } = this.#components
-    // Signed while the Grant is on its way; said only when it is true.
-    const taken = sign(signatures, 'TAKEN', grant)
-    taken.catch(() => {})
-    const message = await this.#control.receive(['grant'], { timeoutMs: TIMEOUTS_MS.grant, signal })
-    this.#handover.on('grant', await hear(signatures, message, { peer: this.source, words: ['GRANT'] }))
-    this.#pass('grant-heard')
-    this.#taking = this.#journalTaken(arriving, grant, agent)
-    await this.#taking
-    this.#pass('grant-journaled')
-    await this.#run(arriving, await taken)
-  }
-
-  /** Rejects when it is certain that nothing was taken, or the agent stops before it is. */
-  async #journalTaken(arriving: ArrivingVm, grant: Grant, agent: AbortSignal): Promise<void> {
-    const { journal } = this.#components
-    try {
-      await arriving.take(grant.epoch, this.offer.paused, [journal.takeWrite(grant)])
-    } catch (error) {
-      this.#handover.on('not-journaled')
-      await arriving.untake([journal.untakeWrite(grant)], agent)
-      this.#handover.on('undone')
-      throw error
-    }
-    this.#handover.on('journaled')
-  }
-
-  async #run(arriving: ArrivingVm, taken: StatementBody): Promise<void> {
-    if (!this.offer.paused) await arriving.resume()
-    this.#pass('resumed')
-    await this.#control.send({ kind: 'running', ...taken }, AbortSignal.timeout(TIMEOUTS_MS.running))
-    this.#pass('running-sent')
+    await this.#taking.ready(digest, signal)
   }
 
   /** Page counts for the source's report; the guest runs already. */

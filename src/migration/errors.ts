@@ -1,4 +1,5 @@
 import { DroverError, type ErrorCodes, type ErrorInit } from '../domain/errors.ts'
+import type { PeerIdText } from '../domain/vm.ts'
 
 export const MIGRATION_ERRORS = {
   MIGRATION_NOT_FOUND: 'refused',
@@ -23,6 +24,16 @@ export class MigrationError extends DroverError<keyof typeof MIGRATION_ERRORS> {
   constructor(code: keyof typeof MIGRATION_ERRORS, message: string, init?: ErrorInit) {
     super(code, MIGRATION_ERRORS[code], message, init)
   }
+}
+
+/** @param cause - what kept the destination's word from coming */
+export function inDoubt(vm: string, destination: PeerIdText, cause?: unknown): MigrationError {
+  return new MigrationError(
+    'IN_DOUBT',
+    `'${vm}' may run at the destination or not: it stays paused here, and the destination is asked again until it ` +
+      'answers; `drover migration resolve` decides for it if that node is lost',
+    { cause, details: { destination } },
+  )
 }
 
 /** The destination said no, with its own code: the move did not start and nothing changed. */

@@ -14,11 +14,12 @@ import {
 import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { Arrivals } from './arrivals.ts'
 import { Doubts } from './doubts.ts'
-import { MigrationError } from './errors.ts'
+import { inDoubt, MigrationError } from './errors.ts'
 import type { SourceHandover } from './handover.ts'
 import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
 import { MoveLanes } from './lanes.ts'
+import { MoveMeter } from './meter.ts'
 import { Pace } from './pace.ts'
 import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms, Signatures } from './ports.ts'
 import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
@@ -101,7 +102,19 @@ export class MigrationService {
   /** Probes the kernel and takes up what was in doubt when the agent ended. */
   async start(): Promise<void> {
     this.#softDirty = await probeSoftDirty()
-    for (const vm of this.#components.vms.inDoubt()) void this.#settleDoubt(vm)
+    for (const vm of this.#components.vms.inDoubt()) {
+      await this.#recallReport(vm)
+      void this.#settleDoubt(vm)
+    }
+  }
+
+  /** An agent that was killed after its Grant left no report of the move: people look for one. */
+  async #recallReport({ record: { spec, state } }: DepartingVm): Promise<void> {
+    const { migrationId, destination } = doubtOf(state)!
+    if ((await this.#journal.report(migrationId)) !== undefined) return
+    const { name: vm, templateId } = spec
+    const move = { migrationId, vm, from: this.#components.peerId, to: destination, templateId }
+    await this.#journal.saveReport(new MoveMeter(move).finish('in-doubt', inDoubt(vm, destination)))
   }
 
   /** Cancels the moves that may be cancelled and waits for the others. */

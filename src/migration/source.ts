@@ -3,12 +3,12 @@ import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
-import { pagesHelloCodec, type StatementBody } from '../wire/migration-messages.ts'
+import { pagesHelloCodec } from '../wire/migration-messages.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import type { ControlChannel } from './control.ts'
-import { MigrationError, RefusedError } from './errors.ts'
+import { inDoubt, MigrationError, RefusedError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
-import { hear, sign } from './grant.ts'
+import { Granting } from './granting.ts'
 import { type SourceHandover, sourceHandover } from './handover.ts'
 import { MoveMeter } from './meter.ts'
 import type { Pace } from './pace.ts'
@@ -63,12 +63,7 @@ export class SourceMove {
   readonly #cancel = new AbortController()
   readonly #maxBlackoutMs: number
   readonly #doubtReportMs: number
-  /** The destination's name for this arrival. */
-  #place = ''
-  /** The write that says that the Grant may have left; started with Finish, awaited before the Grant. */
-  #doubt: Promise<void> = Promise.resolve()
-  /** Signed while the destination loads. */
-  #signedGrant: Promise<StatementBody> | null = null
+  readonly #granting: Granting
 
   constructor(
     components: SourceComponents,
@@ -80,6 +75,10 @@ export class SourceMove {
     this.#doubtReportMs = init.doubtReportMs
     this.#migrationId = init.migrationId
     this.#handover = sourceHandover(init.request.to)
+    this.#granting = new Granting(
+      { ...components, handover: this.#handover, onBoundary: (boundary) => this.#pass(boundary) },
+      { migrationId: init.migrationId, destination: init.request.to },
+    )
     this.meter = new MoveMeter({
       migrationId: init.migrationId,
       vm: init.request.vm,
@@ -138,7 +137,7 @@ export class SourceMove {
       await this.#copy(session, templateMissing, signal)
       using _blackout = this.#components.pace.blackout()
       await this.#switchOver(session, signal)
-      await this.#grant(session)
+      await this.#granting.grant(session.control, () => this.meter.stop(), signal)
     } catch (error) {
       const reason = await this.#reasonFor(error, session.control)
       // The guest goes on first: a peer that hangs is told in its own time.
@@ -184,7 +183,7 @@ export class SourceMove {
     const answer = await control.receive(['accept', 'refuse'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     if (answer.kind === 'refuse') throw new RefusedError(answer.code, answer.message, answer.detailsJson)
     this.#pass('accepted')
-    this.#place = answer.place
+    this.#granting.accepted(answer.place)
     session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
@@ -261,15 +260,14 @@ export class SourceMove {
       handover: this.#handover,
       meter: this.meter,
       sendRound: (bounded: AbortSignal) => this.#sendRound(session, bounded),
-      settleOn: (digest: Uint8Array) => this.#settleOn(session.vm, digest),
-      doubt: () => this.#beginDoubt(session.vm),
+      settleOn: (digest: Uint8Array) => this.#granting.settleOn(session.vm, digest),
+      doubt: () => this.#granting.doubt(session.vm),
       onBoundary: (boundary: MoveBoundary<'source'>) => this.#pass(boundary),
     }
     try {
-      await switchOver(session, move, AbortSignal.any([signal, limit]))
-      await this.#doubt
-      this.#handover.on('journaled')
-      this.#pass('doubt-journaled')
+      const bounded = AbortSignal.any([signal, limit])
+      await switchOver(session, move, bounded)
+      await this.#granting.doubted(bounded)
       // A busy event loop comes to its timers late.
       if (performance.now() - startedMs <= maxBlackoutMs) return
     } catch (error) {
@@ -280,43 +278,6 @@ export class SourceMove {
 
   #pass(boundary: MoveBoundary<'source'>): void {
     passBoundary('source', boundary, this.#migrationId)
-  }
-
-  #settleOn({ record }: DepartingVm, digest: Uint8Array): void {
-    this.#handover.settleOn({
-      migrationId: this.#migrationId,
-      vmId: record.spec.id,
-      epoch: record.epoch + 1,
-      source: this.#components.peerId,
-      destination: this.#request.to,
-      place: this.#place,
-      digest: Buffer.from(digest).toString('hex'),
-    })
-  }
-
-  #beginDoubt(vm: DepartingVm): void {
-    const grant = this.#handover.grant!
-    const { destination, place, digest } = grant
-    this.#doubt = vm.doubt({ destination, place, digest })
-    this.#signedGrant = sign(this.#components.signatures, 'GRANT', grant)
-    // Awaited before the Grant; until then a failure must not be an unhandled one.
-    this.#doubt.catch(() => {})
-    this.#signedGrant.catch(() => {})
-  }
-
-  /** From here on there is no way back but the destination's word. */
-  async #grant({ control }: SourceSession): Promise<void> {
-    const grant = await this.#signedGrant!
-    this.#cancel.signal.throwIfAborted()
-    this.#handover.on('ready')
-    const never = new AbortController().signal
-    await control.send({ kind: 'grant', ...grant }, never)
-    this.#pass('grant-sent')
-    const running = await control.receive(['running'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
-    this.meter.stop()
-    const said = { peer: this.#request.to, words: ['TAKEN'] as const }
-    this.#handover.on('taken', await hear(this.#components.signatures, running, said))
-    this.#pass('running-heard')
   }
 
   /** The VM runs at the destination: what fails here costs a number in the report, nothing else. */
@@ -347,7 +308,7 @@ export class SourceMove {
   async #stayUnlessGranted(vm: DepartingVm): Promise<void> {
     if (this.#handover.on('failed') !== 'stay') return
     // Writes of one record keep their order: the doubt first, then the end of it.
-    await this.#doubt.catch(() => {})
+    await this.#granting.idle()
     await vm.stay()
   }
 
@@ -375,13 +336,7 @@ export class SourceMove {
       sleep(this.#doubtReportMs, null, { ref: false }),
     ])
     if (verdict === null) {
-      const inDoubt = new MigrationError(
-        'IN_DOUBT',
-        `'${this.#request.vm}' may run at the destination or not: it stays paused here, and the destination is asked ` +
-          'again until it answers; `drover migration resolve` decides for it if that node is lost',
-        { cause: error, details: { destination: this.#request.to } },
-      )
-      return this.meter.finish('in-doubt', inDoubt)
+      return this.meter.finish('in-doubt', inDoubt(this.#request.vm, this.#request.to, error))
     }
     return verdict === 'granted' ? this.meter.finish('completed', null) : this.meter.finish('failed', error)
   }

@@ -213,11 +213,47 @@ test('a guest that sleeps stays where it is: a move would wake it, dead', async 
 
 test('an agent that restarts in doubt goes on asking, and the VM is where the destination says', async () => {
   rig.tamper = cutOff('running', 'received')
-  expect((await rig.move('w', rig.a, 'b')).outcome).toBe('in-doubt')
+  const { migrationId, outcome } = await rig.move('w', rig.a, 'b')
+  expect(outcome).toBe('in-doubt')
+  // An agent that is killed has had no time for a report.
+  await rig.a.node.db.sublevel('migrations').clear()
   await rig.restart('a')
   expect(rig.a.node.vms.get('w').state.kind).toBe('in-doubt')
+  expect((await rig.a.migrations.get(migrationId)).report.outcome).toBe('in-doubt')
   rig.tamper = intact
   await expect.poll(() => rig.a.node.vms.list().length, { timeout: 40_000 }).toBe(0)
+  await expect
+    .poll(async () => (await rig.a.migrations.get(migrationId)).report.outcome, { timeout: 5_000 })
+    .toBe('completed')
   expect(await runningAt()).toBe('b')
   await bringHome()
+})
+
+test('a taken Grant whose write is said to have failed is taken back on disk before anybody hears of it', async () => {
+  const { db } = rig.b.node
+  type Batch = (writes: unknown[], options: object) => Promise<void>
+  const whole = db as unknown as { batch: Batch }
+  const batch = whole.batch.bind(db)
+  let failures = 0
+  // The disk has it, and says that it hasn't; the first attempt to take it back fails too.
+  whole.batch = async (writes, options) => {
+    // The record and the Grant, in one.
+    if (failures >= 2 || writes.length !== 2) return batch(writes, options)
+    failures++
+    if (failures === 1) await batch(writes, options)
+    throw new Error('the disk failed')
+  }
+  try {
+    const report = await rig.move('w', rig.a, 'b')
+    expect(report.outcome).toBe('failed')
+    expect(failures).toBe(2)
+  } finally {
+    whole.batch = batch
+  }
+  expect(await runningAt()).toBe('a')
+  await expect.poll(() => rig.b.node.runDirs(), { timeout: 10_000 }).toEqual([])
+  await rig.restart('b')
+  expect(rig.b.node.vms.list()).toEqual([])
+  expect(await runningAt()).toBe('a')
+  expect((await rig.move('w', rig.a, 'b')).outcome).toBe('completed')
 })

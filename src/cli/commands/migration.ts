@@ -69,13 +69,14 @@ export function registerMigration(program: Command, action: Action): void {
     .command('resolve')
     .argument('<id>')
     .description(
-      'Decide who owns the VM of a move in doubt. Look at the other node first: if both are let run, the VM runs twice.',
+      'Decide who owns the VM of a move in doubt, for a node that is lost for good: it resolves by itself as soon ' +
+        'as both nodes have talked. Decide wrongly, and the VM runs twice or is lost.',
     )
     .addHelpText(
       'before',
       examples([
         'drover migration resolve ID --owner source',
-        'the destination never got it, and never will',
+        'the destination is lost: the VM goes on here',
       ]),
     )
     .addOption(
@@ -84,7 +85,9 @@ export function registerMigration(program: Command, action: Action): void {
         .makeOptionMandatory(),
     )
     .action(
-      action(async ({ client, out }, { owner }: { owner: string }, id: string) => {
+      action(async ({ client, out }, { owner }: { owner: 'source' | 'destination' }, id: string) => {
+        const { vm, to } = await client.request<MigrationReply>('GET', apiPath`/migrations/${id}`)
+        out.note(`warning: ${RESOLVE_WARNING[owner](vm, to)}`)
         out.result(
           await client.request<MigrationReply>('POST', apiPath`/migrations/${id}/resolve`, { owner }),
           renderOne,
@@ -92,6 +95,14 @@ export function registerMigration(program: Command, action: Action): void {
       }),
     )
 }
+
+/** What a decision means where it is wrong. */
+const RESOLVE_WARNING = {
+  source: (vm: string, to: string) =>
+    `'${vm}' goes on here. If ${to} took it, it runs twice from now on: end it there before that node comes back.`,
+  destination: (vm: string, to: string) =>
+    `what is here of '${vm}' is given up. If ${to} did not take it, it is lost.`,
+} as const
 
 function renderList({ migrations }: { migrations: MigrationReply[] }): string {
   return renderTable(
