@@ -7,7 +7,7 @@ import {
   controlCodec,
   MAX_CONTROL_BYTES,
 } from '../wire/migration-messages.ts'
-import { MigrationError } from './errors.ts'
+import { MigrationError, RefusedError } from './errors.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 
 /** The control messages of one move over a channel. */
@@ -35,7 +35,8 @@ export class ControlChannel {
   /**
    * The next message, which must be one of `kinds`.
    *
-   * @throws MigrationError PEER_ABORTED with the peer's code, PEER_LOST, PROTOCOL_VIOLATION, MIGRATION_TIMEOUT
+   * @throws RefusedError when the destination says no instead, at first or later; MigrationError PEER_ABORTED with
+   *   the peer's code, PEER_LOST, PROTOCOL_VIOLATION, MIGRATION_TIMEOUT
    */
   async receive<K extends ControlKind>(
     kinds: readonly K[],
@@ -65,6 +66,9 @@ export class ControlChannel {
     if (bytes === null) throw new MigrationError('PEER_LOST', 'the peer closed the connection')
     const message = controlCodec.decode(bytes)
     if ((kinds as readonly string[]).includes(message.kind)) return message as ControlBody<K>
+    if (message.kind === 'refuse') {
+      throw new RefusedError(message.code, message.message, message.detailsJson)
+    }
     if (message.kind === 'abort') {
       throw new MigrationError('PEER_ABORTED', `the peer gave up: ${message.message}`, {
         details: { peerCode: message.code },

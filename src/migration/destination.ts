@@ -2,6 +2,7 @@ import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { decompressDeviceState, PageHashes } from '../codec/index.ts'
+import { DroverError } from '../domain/errors.ts'
 import { PAGE_BYTES, ZERO_PAGE } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
@@ -119,10 +120,13 @@ export class DestinationMove implements PendingGrant {
       this.#pass('reserved')
       await this.#receive(arriving, bounded, signal)
     } catch (error) {
+      const { state } = this.#taking.handover
       // The VM is ours, whatever failed after that: the source will ask, and be told.
-      if (this.#taking.handover.state === 'owner') return
+      if (state === 'owner') return
       this.#taking.handover.on('failed')
-      await Promise.all([this.#tellSource(error, arriving === null), arriving?.discard()])
+      // What this node says no to before it is Ready is a refusal, found at first or later; all else broke.
+      const isNo = error instanceof DroverError && error.outcome === 'refused' && state === 'receiving'
+      await Promise.all([this.#tellSource(error, isNo || arriving === null), arriving?.discard()])
       throw error
     } finally {
       this.#ended.resolve()

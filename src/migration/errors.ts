@@ -36,7 +36,7 @@ export function inDoubt(vm: string, destination: PeerIdText, cause?: unknown): M
   )
 }
 
-/** The destination said no, with its own code: the move did not start and nothing changed. */
+/** The destination said no, with its own code: the VM stays where it is. */
 export class RefusedError extends DroverError {
   /** @param detailsJson - the peer's details, a JSON object; anything else is left out */
   constructor(code: string, message: string, detailsJson: string) {

@@ -1,6 +1,7 @@
 import { errorBody } from '../domain/errors.ts'
 import { type ControlBody, MAX_TEXT_LENGTH } from '../wire/migration-messages.ts'
 import type { ControlChannel } from './control.ts'
+import { RefusedError } from './errors.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 
 /** A destination that gives up says why on the control stream, and cuts the pages stream: a round finds only the cut. */
@@ -12,7 +13,8 @@ export async function peersReason(control: ControlChannel, error: unknown): Prom
     // What it said while it was still well comes first.
     for (;;) await control.receive(['prepared', 'roundApplied'], { timeoutMs, signal })
   } catch (reason) {
-    return errorBody(reason).code === 'PEER_ABORTED' ? reason : error
+    const isPeers = reason instanceof RefusedError || errorBody(reason).code === 'PEER_ABORTED'
+    return isPeers ? reason : error
   }
 }
 

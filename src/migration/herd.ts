@@ -5,7 +5,7 @@ import { GuestMemory } from '../memory/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
 import { ControlChannel } from './control.ts'
-import { MigrationError, RefusedError } from './errors.ts'
+import { MigrationError } from './errors.ts'
 import { Lanes, type MoveLanes } from './lanes.ts'
 import type { MovableVm } from './ports.ts'
 import { HERD_PROTOCOL, TIMEOUTS_MS } from './protocol.ts'
@@ -90,8 +90,7 @@ export class Herd {
       const control = new ControlChannel(channel)
       await control.send({ kind: 'herdOffer', herdId: randomUUID(), vms }, signal)
       const timeoutMs = TIMEOUTS_MS.accept
-      const answer = await control.receive(['herdAccept', 'refuse'], { timeoutMs, signal })
-      if (answer.kind === 'refuse') throw new RefusedError(answer.code, answer.message, answer.detailsJson)
+      await control.receive(['herdAccept'], { timeoutMs, signal })
       return channel
     } catch (error) {
       channel.abort(error as Error)

@@ -6,7 +6,7 @@ import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
 import { pagesHelloCodec } from '../wire/migration-messages.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import type { ControlChannel } from './control.ts'
-import { inDoubt, MigrationError, RefusedError } from './errors.ts'
+import { inDoubt, MigrationError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
 import { Granting } from './granting.ts'
 import { type SourceHandover, sourceHandover } from './handover.ts'
@@ -180,8 +180,7 @@ export class SourceMove {
       signal,
     )
     this.#pass('offered')
-    const answer = await control.receive(['accept', 'refuse'], { timeoutMs: TIMEOUTS_MS.accept, signal })
-    if (answer.kind === 'refuse') throw new RefusedError(answer.code, answer.message, answer.detailsJson)
+    const answer = await control.receive(['accept'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     this.#pass('accepted')
     this.#granting.accepted(answer.place)
     session.rttMs = performance.now() - offeredMs
