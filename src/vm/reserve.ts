@@ -55,6 +55,7 @@ export function reserveVm(
     {
       binary,
       templates: node.templates,
+      claim,
       commit: async (record, also) => {
         const write = () => node.records.put(record, also)
         // Looked up again: what was here when the VM was offered may have left or been claimed back since.
