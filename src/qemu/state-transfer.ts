@@ -96,7 +96,7 @@ export async function saveState(
     await once(server, 'listening')
     // To whom QEMU runs as. Not chmod, which would follow a link that QEMU put there.
     const { uid, gid } = await stat(dirname(socketPath))
-    if (uid !== process.getuid?.()) await lchown(socketPath, uid, gid)
+    if (uid !== process.geteuid?.()) await lchown(socketPath, uid, gid)
     const [sending, receiving] = [
       sendState(qmp, `unix:${socketPath}`, { timeoutMs, signal: either }),
       receiveInto(file, server, either),

@@ -28,7 +28,7 @@ export async function openQemuUser(name: string, passages: readonly string[]): P
       cause,
       details: { name, reason },
     })
-  if (process.getuid?.() !== 0) throw refuse('the agent is not root, and can start it as its own user alone')
+  if (process.geteuid?.() !== 0) throw refuse('the agent is not root, and can start it as its own user alone')
   const id = async (flag: '-u' | '-g') => Number((await execute('id', [flag, '--', name])).stdout)
   let [uid, gid] = [0, 0]
   try {

@@ -117,6 +117,14 @@ describe('a QEMU that does not start', () => {
     })
   })
 
+  test('is no program', async () => {
+    const launch = await guestLaunch(binary, dir.path, 'no-program')
+    await writeFile(join(dir.path, 'text'), 'not to be executed')
+    await expect(
+      QemuProcess.start({ ...binary, path: join(dir.path, 'text') }, launch),
+    ).rejects.toMatchObject({ code: 'QEMU_NOT_USABLE' })
+  })
+
   test('is gone when the start is aborted', async () => {
     const controller = new AbortController()
     const reason = new Error('cancelled')
