@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import { DroverError, errorBody } from '../domain/errors.ts'
 import { Mesh } from '../mesh/index.ts'
 import { MigrationService } from '../migration/index.ts'
-import { probeQemu, type QemuBinary } from '../qemu/index.ts'
+import { openQemuUser, probeQemu, type QemuBinary, type QemuUser } from '../qemu/index.ts'
 import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
 import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
@@ -13,7 +13,7 @@ import { COMMAND_PROTOCOL } from './commands/ask.ts'
 import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
 import { Commands } from './commands/dispatch.ts'
 import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
-import type { AgentConfig } from './config.ts'
+import { type AgentConfig, passagesOf } from './config.ts'
 import { openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
@@ -44,7 +44,7 @@ export class Agent implements AsyncDisposable {
   /**
    * What fails on the way takes down what was up already.
    *
-   * @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE; MeshError when it can't listen or join
+   * @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE; QemuError QEMU_USER_NOT_USABLE; MeshError when it can't listen or join
    */
   async start(signal: AbortSignal): Promise<void> {
     const config = this.#config
@@ -53,7 +53,8 @@ export class Agent implements AsyncDisposable {
     const db = await openDatabase(config.dataDir)
     starting.defer(() => db.close())
 
-    const { binary, error: qemuError } = await this.#probe(signal)
+    const user = config.qemuUser === null ? null : await openQemuUser(config.qemuUser, passagesOf(config))
+    const { binary, error: qemuError } = await this.#probe(user, signal)
     const vms: { service: VmService | null } = { service: null }
     let space: TemplateSpace | null = null
     const templates = new TemplateStore(
@@ -129,12 +130,20 @@ export class Agent implements AsyncDisposable {
   }
 
   /** A node without QEMU still serves its templates and says what is wrong. */
-  async #probe(signal: AbortSignal): Promise<{ binary: QemuBinary | null; error: DroverError | null }> {
+  async #probe(
+    user: QemuUser | null,
+    signal: AbortSignal,
+  ): Promise<{ binary: QemuBinary | null; error: DroverError | null }> {
     const { qemuPath, accelerator } = this.#config
     try {
-      const binary = await probeQemu(qemuPath, { accelerator, signal })
+      const binary = await probeQemu(qemuPath, { accelerator, user, signal })
       this.#log.info(
-        { qemu: binary.path, version: binary.version, accelerator: binary.accelerator },
+        {
+          qemu: binary.path,
+          version: binary.version,
+          accelerator: binary.accelerator,
+          ...(user === null ? {} : { user: user.name }),
+        },
         'QEMU found',
       )
       return { binary, error: null }

@@ -51,6 +51,8 @@ const configSchema = z.strictObject({
   templateLimitBytes: sizeSchema.optional(),
   /** QEMU binary, a path or a name in PATH. */
   qemu: z.string().min(1).optional(),
+  /** User that QEMU runs as; the agent must be root. Default: the agent's own. */
+  qemuUser: z.string().min(1).optional(),
   accel: z.enum(['auto', 'kvm', 'tcg']).optional(),
   logLevel: z.enum(['silent', 'error', 'warn', 'info', 'debug', 'trace']).optional(),
 })
@@ -75,6 +77,8 @@ export interface AgentConfig {
   memoryLimitBytes: number | null
   templateLimitBytes: number | null
   qemuPath: string
+  /** Null: QEMU runs as the agent's user. */
+  qemuUser: string | null
   accelerator: 'auto' | 'kvm' | 'tcg'
   logLevel: string
 }
@@ -104,10 +108,16 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     mdns: settings.mdns ?? true,
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
     templateLimitBytes: settings.templateLimitBytes ?? null,
-    qemuPath: settings.qemu ?? DEFAULT_QEMU,
+    qemuPath: programPath(settings.qemu ?? DEFAULT_QEMU),
+    qemuUser: settings.qemuUser ?? null,
     accelerator: settings.accel ?? 'auto',
     logLevel: settings.logLevel ?? 'info',
   }
+}
+
+/** Where the agent keeps files that QEMU opens: templates and overlays, run directories. */
+export function passagesOf({ dataDir, socket }: Pick<AgentConfig, 'dataDir' | 'socket'>): string[] {
+  return [dataDir, dirname(socket)]
 }
 
 async function readConfigFile(path: string): Promise<z.output<typeof configSchema>> {
@@ -146,6 +156,11 @@ function checkSocketLength(socket: string, runDir: string): void {
       `${MAX_SOCKET_PATH_BYTES}: choose a --socket in a directory whose path is ${bytes - MAX_SOCKET_PATH_BYTES} shorter`,
     { details: { path: longest, pathBytes: bytes, maxBytes: MAX_SOCKET_PATH_BYTES } },
   )
+}
+
+/** QEMU is started in another directory than the agent; a name without a slash is looked up in PATH. */
+function programPath(path: string): string {
+  return path.includes('/') ? resolve(path) : path
 }
 
 function isBootstrapAddress(text: string): boolean {

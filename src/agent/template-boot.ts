@@ -1,15 +1,13 @@
 import { randomUUID } from 'node:crypto'
-import { mkdir, readFile, rm } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type QemuBinary, QemuProcess } from '../qemu/index.ts'
+import { type QemuBinary, QemuProcess, readLogTail } from '../qemu/index.ts'
 import { type TemplateBoot, TemplateError } from '../template/index.ts'
 import { ConsoleWatch } from './console-watch.ts'
 import { AgentError } from './errors.ts'
 
 /** The RAM file is saved by its mapping; the state file holds 300 KB. */
 const SAVE_TIMEOUT_MS = 60_000
-/** What an error shows of qemu.log. */
-const LAST_WORDS_LINES = 8
 
 /**
  * Boots a template's guest with its RAM in the draft's file, waits until the
@@ -73,17 +71,12 @@ async function untilReady(qemu: QemuProcess, pattern: RegExp, signal: AbortSigna
     )
   }
   if (matched) return
-  const [lastLines, lastWords] = [console.lastLines(), await lastWordsOf(qemu)]
+  const [lastLines, lastWords] = [console.lastLines(), await readLogTail(join(qemu.runDir, 'qemu.log'))]
   throw new AgentError(
     'GUEST_ENDED',
     `the guest's QEMU ended before its console matched ${pattern}; last lines:\n${indented([...lastLines, ...lastWords])}`,
     { details: { pattern: pattern.source, lastLines, lastWords } },
   )
-}
-
-async function lastWordsOf(qemu: QemuProcess): Promise<string[]> {
-  const log = await readFile(join(qemu.runDir, 'qemu.log'), 'utf8').catch(() => '')
-  return log.trim().split('\n').slice(-LAST_WORDS_LINES)
 }
 
 function indented(lines: readonly string[]): string {

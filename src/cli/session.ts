@@ -15,6 +15,7 @@ export interface AgentFlags {
   memoryLimitBytes?: number
   templateLimitBytes?: number
   qemu?: string
+  qemuUser?: string
   accel?: 'auto' | 'kvm' | 'tcg'
   logLevel?: 'silent' | 'error' | 'warn' | 'info' | 'debug' | 'trace'
 }

@@ -51,6 +51,7 @@ type Finish = ControlBody<'finish'>
 
 /** What the destination holds while a VM arrives. */
 interface Session {
+  arriving: ArrivingVm
   process: QemuProcess
   stream: IncomingStream
   hashes: PageHashes
@@ -177,7 +178,9 @@ export class DestinationMove implements PendingGrant {
     await this.#control.send({ kind: 'prepared', templateBytes }, signal)
     this.#pass('prepared-sent')
     const finish = await this.#copy(session, finishing, signal)
-    await this.#load(session, finish, signal)
+    const digest = await this.#load(session, finish, signal)
+    arriving.requireRoom()
+    await this.#taking.ready(digest, signal)
     await this.#taking.take(arriving, { signal, agent })
     await this.#settleCounts(session)
   }
@@ -246,12 +249,12 @@ export class DestinationMove implements PendingGrant {
       )
     }
     const hashes = new PageHashes(memoryBytes / PAGE_BYTES, this.offer.hashSeed)
-    return { process, stream, hashes, template, dictionary }
+    return { arriving, process, stream, hashes, template, dictionary }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */
   async #copy(
-    { stream, hashes, template }: Session,
+    { arriving, stream, hashes, template }: Session,
     finishing: Promise<Finish>,
     signal: AbortSignal,
   ): Promise<Finish> {
@@ -264,6 +267,8 @@ export class DestinationMove implements PendingGrant {
     const receiving = receivePages(
       { pages, template, hashes, stream },
       async (round) => {
+        // Before the source hears that all is well: it grew meanwhile, or others did.
+        arriving.requireRoom()
         appliedRounds = round
         applied.emit('round')
         await this.#control.send({ kind: 'roundApplied', round }, signal)
@@ -296,8 +301,14 @@ export class DestinationMove implements PendingGrant {
 
   /**
    * Verifies what came, gives QEMU the rest and waits until it has loaded: the guest is whole, and paused.
+   *
+   * @returns the digest of its pages, as computed here
    */
-  async #load({ stream, hashes, dictionary }: Session, finish: Finish, signal: AbortSignal): Promise<void> {
+  async #load(
+    { stream, hashes, dictionary }: Session,
+    finish: Finish,
+    signal: AbortSignal,
+  ): Promise<Uint8Array> {
     const finishedMs = performance.now()
     const digest = hashes.digest(hashes.known)
     if (!Buffer.from(finish.digest).equals(digest)) {
@@ -307,7 +318,7 @@ export class DestinationMove implements PendingGrant {
     const elapsedNs = BigInt(finish.pausedNs + Math.round((performance.now() - finishedMs) * 1e6))
     await stream.finish(advanceKvmclock(deviceState, elapsedNs))
     await stream.loaded({ timeoutMs: TIMEOUTS_MS.ready, signal })
-    await this.#taking.ready(digest, signal)
+    return digest
   }
 
   /** Page counts for the source's report; the guest runs already. */

@@ -42,6 +42,11 @@ export interface DepartingVm extends MovableVm {
 /** A VM that is being moved to this node. */
 export interface ArrivingVm {
   launch(options: { signal: AbortSignal }): Promise<QemuProcess>
+  /**
+   * Throws NOT_ENOUGH_MEMORY when this node has no room left for the VM: it grew while it was moved, or others did.
+   * Before `take`; cheap enough for the blackout.
+   */
+  requireRoom(): void
   /** One synced write: the VM is ours, and `also`. Runs in the blackout. Where it fails, that may be on disk or not. */
   take(epoch: number, paused: boolean, also: readonly JournalWrite[]): Promise<void>
   /**

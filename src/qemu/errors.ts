@@ -4,6 +4,7 @@ export const QEMU_ERRORS = {
   QEMU_NOT_FOUND: 'refused',
   QEMU_NOT_USABLE: 'refused',
   KVM_NOT_USABLE: 'refused',
+  QEMU_USER_NOT_USABLE: 'refused',
   LAUNCH_INVALID: 'usage',
   SOCKET_PATH_TOO_LONG: 'usage',
   QEMU_EXITED: 'failed',

@@ -2,7 +2,7 @@
  * One stock QEMU from outside. Knows no templates and no peers: it is told
  * which files to use and which pages to load.
  *
- * - what a binary can do on this machine: `probeQemu`
+ * - what a binary can do on this machine, and whom it runs as: `probeQemu`, `openQemuUser`
  * - start it, drive it, find it again, end it: `QemuLaunch`, `QemuProcess`, `QmpClient`
  * - may a VM be moved or become a template, and what does its template hold beside RAM: `preflight`,
  *   `captureBlockers`, `readStateFile`, `deriveStateFile`
@@ -16,10 +16,12 @@ export { IncomingStream } from './incoming-stream.ts'
 export { advanceKvmclock } from './kvmclock.ts'
 export { type DiskFormat, MAX_ROOT_PORTS, type QemuLaunch, qemuArguments } from './launch.ts'
 export { captureBlockers, preflight } from './preflight.ts'
-export { probeQemu, type QemuBinary } from './probe.ts'
+export { type ProbeOptions, probeQemu, type QemuBinary } from './probe.ts'
 export { QemuProcess } from './process.ts'
 export { isRunning, readProcessIdentity } from './process-identity.ts'
 export { QmpClient } from './qmp.ts'
 export type { QmpCommands, QmpEvent } from './qmp-commands.ts'
+export { readLogTail } from './run-dir.ts'
 export { readStateFile, type StateBlock, type StateFile, type StatePage } from './state-file.ts'
 export { RAM_BLOCK } from './stream-format.ts'
+export { openQemuUser, type QemuUser } from './user.ts'

@@ -9,10 +9,11 @@
  * 200 ms under TCG, minutes where it is emulated.
  */
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chown, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { asUser, type QemuUser } from './user.ts'
 
 const execute = promisify(execFile)
 
@@ -68,8 +69,15 @@ export async function tryAccelerator(
   {
     accelerator,
     machineType,
+    user,
     signal,
-  }: { accelerator: 'kvm' | 'tcg'; machineType: string; signal?: AbortSignal | undefined },
+  }: {
+    accelerator: 'kvm' | 'tcg'
+    machineType: string
+    /** Whom QEMU runs as; null: the agent's user. */
+    user: QemuUser | null
+    signal?: AbortSignal | undefined
+  },
 ): Promise<string | null> {
   const dir = await mkdtemp(join(tmpdir(), 'drover-probe-'))
   const path = join(dir, 'firmware')
@@ -81,7 +89,13 @@ export async function tryAccelerator(
   ]
   try {
     await writeFile(path, firmware(accelerator === 'kvm' ? KVM_ROUNDS : TCG_ROUNDS))
-    await execute(qemuPath, args, { timeout: PROBE_TIMEOUT_MS, killSignal: 'SIGKILL', signal })
+    if (user !== null) await Promise.all([dir, path].map((each) => chown(each, user.uid, user.gid)))
+    await execute(qemuPath, args, {
+      timeout: PROBE_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+      signal,
+      ...asUser(user),
+    })
     return 'QEMU ended before the guest code reported'
   } catch (error) {
     signal?.throwIfAborted()

@@ -45,8 +45,6 @@ export interface QemuLaunch {
   incoming: boolean
   /** Sockets and log live here. */
   runDir: string
-  /** User that QEMU runs as; the agent must be root then. */
-  runAs?: string
 }
 
 /**
@@ -86,7 +84,13 @@ export function qemuArguments(binary: QemuBinary, launch: QemuLaunch): string[] 
   ]
 }
 
-function ramBackend(binary: QemuBinary, { ram, machine }: QemuLaunch): Record<string, unknown> {
+/** Whether this QEMU opens the RAM file for reading alone. */
+export function opensRamReadOnly(binary: QemuBinary, { ram }: Pick<QemuLaunch, 'ram'>): boolean {
+  return !ram.share && isAtLeast(binary.version, READ_ONLY_RAM_FILE_SINCE)
+}
+
+function ramBackend(binary: QemuBinary, launch: QemuLaunch): Record<string, unknown> {
+  const { ram, machine } = launch
   return {
     'qom-type': 'memory-backend-file',
     id: RAM_BLOCK,
@@ -95,9 +99,7 @@ function ramBackend(binary: QemuBinary, { ram, machine }: QemuLaunch): Record<st
     share: ram.share,
     // KSM would merge and split private pages behind the capture's back.
     merge: false,
-    ...(!ram.share && isAtLeast(binary.version, READ_ONLY_RAM_FILE_SINCE)
-      ? { readonly: true, rom: 'off' }
-      : {}),
+    ...(opensRamReadOnly(binary, launch) ? { readonly: true, rom: 'off' } : {}),
   }
 }
 

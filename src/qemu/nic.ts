@@ -5,6 +5,9 @@ const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
 
 /** QEMU's own NAT. Forwarded ports listen on every address of the node, as its clients are elsewhere. */
 export function nicNetdev(nic: NicSpec): { type: 'user'; id: string; hostfwd: { str: string }[] } {
+  if (nic.kind !== 'user') {
+    throw new QemuError('LAUNCH_INVALID', `no such kind of NIC: ${nic.kind}`, { details: { kind: nic.kind } })
+  }
   return {
     type: nic.kind,
     id: `net${nic.slot}`,

@@ -4,6 +4,7 @@ import { promisify } from 'node:util'
 import type { Accelerator } from '../domain/template.ts'
 import { QemuError } from './errors.ts'
 import { tryAccelerator } from './kvm-probe.ts'
+import { asUser, mayUse, type QemuUser } from './user.ts'
 
 const execute = promisify(execFile)
 
@@ -29,6 +30,14 @@ export interface QemuBinary {
   accelerator: Accelerator
   /** Why KVM isn't used, for people; null where it is, or was not asked for. */
   acceleratorReason: string | null
+  /** Whom it runs as, and was probed as; absent or null: the agent's own user. */
+  user?: QemuUser | null
+}
+
+export interface ProbeOptions {
+  accelerator: 'auto' | 'kvm' | 'tcg'
+  user?: QemuUser | null
+  signal?: AbortSignal | undefined
 }
 
 /**
@@ -36,15 +45,16 @@ export interface QemuBinary {
  *
  * @param path - a file, or a name to look up in PATH
  * @param options.accelerator - `auto`: KVM where guest code runs under it, otherwise TCG
+ * @param options.user - whom all QEMUs of this binary are to run as, this probe's too; default: the agent's user
  * @throws QemuError QEMU_NOT_FOUND, QEMU_NOT_USABLE, KVM_NOT_USABLE (only when KVM is demanded)
  */
 export async function probeQemu(
   path: string,
-  { accelerator, signal }: { accelerator: 'auto' | 'kvm' | 'tcg'; signal?: AbortSignal | undefined },
+  { accelerator, user = null, signal }: ProbeOptions,
 ): Promise<QemuBinary> {
   const [versionText, machinesText] = await Promise.all([
-    query(path, ['--version'], signal),
-    query(path, ['-machine', 'help'], signal),
+    query(path, ['--version'], user, signal),
+    query(path, ['-machine', 'help'], user, signal),
   ])
   const version = parseVersion(path, versionText)
   const machineTypes = [...machinesText.matchAll(Q35_TYPE)].map((match) => match[1]!)
@@ -52,9 +62,9 @@ export async function probeQemu(
   if (defaultMachineType === null) {
     throw new QemuError('QEMU_NOT_USABLE', `${path} has no q35 machine: drover needs qemu-system-x86_64`)
   }
-  const known = { path, version, machineTypes, defaultMachineType }
+  const known = { path, version, machineTypes, defaultMachineType, user }
 
-  const kvmReason = accelerator === 'tcg' ? null : await whyNotKvm(path, defaultMachineType, signal)
+  const kvmReason = accelerator === 'tcg' ? null : await whyNotKvm(path, defaultMachineType, user, signal)
   if (accelerator !== 'tcg' && kvmReason === null)
     return { ...known, accelerator: 'kvm', acceleratorReason: null }
   if (accelerator === 'kvm') {
@@ -65,6 +75,7 @@ export async function probeQemu(
   const tcgReason = await tryAccelerator(path, {
     accelerator: 'tcg',
     machineType: defaultMachineType,
+    user,
     signal,
   })
   if (tcgReason !== null) {
@@ -76,9 +87,19 @@ export async function probeQemu(
 }
 
 /** Output of a QEMU that only tells about itself. */
-async function query(path: string, args: string[], signal: AbortSignal | undefined): Promise<string> {
+async function query(
+  path: string,
+  args: string[],
+  user: QemuUser | null,
+  signal: AbortSignal | undefined,
+): Promise<string> {
   try {
-    const { stdout } = await execute(path, args, { timeout: QUERY_TIMEOUT_MS, killSignal: 'SIGKILL', signal })
+    const { stdout } = await execute(path, args, {
+      timeout: QUERY_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+      signal,
+      ...asUser(user),
+    })
     return stdout
   } catch (cause) {
     signal?.throwIfAborted()
@@ -135,6 +156,7 @@ export function chooseMachineType(
 async function whyNotKvm(
   path: string,
   machineType: string,
+  user: QemuUser | null,
   signal: AbortSignal | undefined,
 ): Promise<string | null> {
   try {
@@ -144,5 +166,8 @@ async function whyNotKvm(
     if (code === 'ENOENT') return 'this machine has no /dev/kvm'
     return `no permission for /dev/kvm (${code}): add the user that runs drover to the group kvm`
   }
-  return tryAccelerator(path, { accelerator: 'kvm', machineType, signal })
+  if (user !== null && !((await mayUse(user, '-r', '/dev/kvm')) && (await mayUse(user, '-w', '/dev/kvm')))) {
+    return `user ${user.name} has no permission for /dev/kvm: let the group of /dev/kvm be its primary group, the only one that QEMU has`
+  }
+  return tryAccelerator(path, { accelerator: 'kvm', machineType, user, signal })
 }

@@ -1,6 +1,7 @@
-import { readFile, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { NicSpec, ProcessIdentity } from '../domain/vm.ts'
+import { grantLaunch } from './access.ts'
 import { bounded, type Wait } from './bounded.ts'
 import { readDiskFormat } from './disk-image.ts'
 import { QemuError } from './errors.ts'
@@ -10,8 +11,15 @@ import { nicDevice, nicNetdev } from './nic.ts'
 import type { QemuBinary } from './probe.ts'
 import { isRunning, readCommandLine, readProcessIdentity, signalProcess } from './process-identity.ts'
 import { connectQmpWhenListening, QmpClient } from './qmp.ts'
-import { LAST_WORDS_TIMEOUT_MS, prepareRunDir, type RunPaths, readLogTail, runPaths } from './run-dir.ts'
-import { endsBySelf, exitError, findUser, spawnQemu, waitForExit } from './spawn.ts'
+import {
+  LAST_WORDS_TIMEOUT_MS,
+  prepareRunDir,
+  type RunPaths,
+  readFromRunDir,
+  readLogTail,
+  runPaths,
+} from './run-dir.ts'
+import { endsBySelf, exitError, spawnQemu, waitForExit } from './spawn.ts'
 import { connectIncoming, loadState, migrationEnd, saveState, setCapabilities } from './state-transfer.ts'
 
 /** QEMU answers 50 ms after it was started; a busy node takes longer. */
@@ -55,7 +63,8 @@ export class QemuProcess {
 
   /**
    * Starts QEMU, paused, and connects to it. When that fails or is aborted, the
-   * process is gone.
+   * process is gone. One that runs as another user is let at the files of the
+   * launch, and at nothing else.
    *
    * @throws QemuError QEMU_EXITED (details: log, QEMU's last lines), QEMU_NOT_FOUND,
    *   QEMU_NOT_USABLE, QMP_TIMEOUT, and what `qemuArguments` throws
@@ -67,9 +76,10 @@ export class QemuProcess {
   ): Promise<QemuProcess> {
     signal?.throwIfAborted()
     const args = qemuArguments(binary, await withDiskFormat(launch))
-    const owner = launch.runAs === undefined ? null : await findUser(launch.runAs)
-    const paths = await prepareRunDir(launch.runDir, owner)
-    const child = await spawnQemu(binary.path, args, { logPath: paths.log, owner })
+    const { user = null } = binary
+    if (user !== null) await grantLaunch(binary, launch, user)
+    const paths = await prepareRunDir(launch.runDir, user)
+    const child = await spawnQemu(binary.path, args, { logPath: paths.log, user })
     const gone = new AbortController()
     const exited = waitForExit(child)
     void exited.then(() => gone.abort())
@@ -83,7 +93,8 @@ export class QemuProcess {
       if (identity === null) throw new QemuError('QMP_CLOSED', 'QEMU ended while it was connected to')
       return new QemuProcess({ identity, runDir: launch.runDir, qmp, exited })
     } catch (cause) {
-      if (!signal?.aborted && (await endsBySelf(cause, exited))) throw await exitError(child, paths.log)
+      if (!signal?.aborted && (await endsBySelf(cause, exited)))
+        throw await exitError(child, binary.path, paths.log)
       child.kill('SIGKILL')
       await exited
       signal?.throwIfAborted()
@@ -237,7 +248,7 @@ export class QemuProcess {
           details: { nodes: kept },
         })
       }
-      return await readFile(filename)
+      return await readFromRunDir(filename)
     } finally {
       await rm(filename, { force: true })
     }

@@ -1,4 +1,5 @@
-import { chmod, chown, mkdir, open, rm } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { chmod, chown, type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { QemuError } from './errors.ts'
 
@@ -62,16 +63,30 @@ export async function prepareRunDir(
   const paths = runPaths(runDir)
   await mkdir(runDir, { recursive: true, mode: 0o700 })
   await chmod(runDir, 0o700)
+  await Promise.all(Object.values(paths).map((path) => rm(path, { force: true })))
   if (owner !== null) await chown(runDir, owner.uid, owner.gid)
-  const { log: _, ...leftovers } = paths
-  await Promise.all(Object.values(leftovers).map((path) => rm(path, { force: true })))
   return paths
+}
+
+/**
+ * Opens a file of a run directory. The directory may be another user's, and its
+ * QEMU under the guest's control: no link leads the agent, who may read
+ * everything, to another file, and no pipe keeps it waiting.
+ */
+async function openInRunDir(path: string): Promise<FileHandle> {
+  return open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+}
+
+/** All of a file that QEMU wrote. */
+export async function readFromRunDir(path: string): Promise<Buffer> {
+  await using file = await openInRunDir(path)
+  return await file.readFile()
 }
 
 /** The last lines that QEMU wrote; empty when it said nothing. */
 export async function readLogTail(logPath: string): Promise<string[]> {
   try {
-    await using log = await open(logPath)
+    await using log = await openInRunDir(logPath)
     const { size } = await log.stat()
     const length = Math.min(size, LOG_TAIL_BYTES)
     const { buffer } = await log.read({ buffer: Buffer.alloc(length), position: size - length })

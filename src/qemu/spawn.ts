@@ -1,68 +1,45 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { QemuError } from './errors.ts'
 import { LAST_WORDS_TIMEOUT_MS, readLogTail } from './run-dir.ts'
+import { asUser, type QemuUser } from './user.ts'
 
-const execute = promisify(execFile)
-
-export interface Owner {
-  uid: number
-  gid: number
-}
+/**
+ * What QEMU makes, sockets above all, has the mode 0600 from its first moment.
+ * The shell sets that and becomes QEMU, under the same pid: `process.umask` of
+ * the agent would for that time be the umask of its thread pool too.
+ */
+const BECOME_QEMU = 'umask 177; exec "$0" "$@"'
+/** Exit codes of a shell that can't become a program (POSIX, Shell Command Language, 2.8.2). */
+const COMMAND_NOT_EXECUTABLE = 126
+const COMMAND_NOT_FOUND = 127
 
 /**
  * Starts QEMU in a session of its own, so that it outlives the agent and its
- * terminal. Its words go to the log.
+ * terminal. Its words go to the log. One that isn't there or can't be executed
+ * ends at once: see `exitError`.
  *
- * @param owner - whom it runs as; Node drops the privileges before QEMU begins,
- *   as its own -runas is killed by its own sandbox
- * @throws QemuError QEMU_NOT_FOUND, QEMU_NOT_USABLE
+ * @param init.logPath - must not exist
+ * @param init.user - whom it runs as, with its primary group alone; Node drops the privileges before QEMU begins, as
+ *   its own -runas is killed by its own sandbox
  */
 export async function spawnQemu(
   path: string,
   args: string[],
-  { logPath, owner }: { logPath: string; owner: Owner | null },
+  { logPath, user }: { logPath: string; user: QemuUser | null },
 ): Promise<ChildProcess> {
-  await using log = await open(logPath, 'w', 0o600)
-  const child = spawn(path, args, {
+  await using log = await open(logPath, 'wx', 0o600)
+  const child = spawn('/bin/sh', ['-c', BECOME_QEMU, path, ...args], {
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
-    // A directory that can be unmounted or removed must not be held.
-    cwd: '/',
-    ...(owner ?? {}),
+    // Its directory is the root: one that can be unmounted or removed must not be held.
+    ...asUser(user),
   })
-  try {
-    await once(child, 'spawn')
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    throw new QemuError(
-      code === 'ENOENT' ? 'QEMU_NOT_FOUND' : 'QEMU_NOT_USABLE',
-      code === 'ENOENT' ? `no QEMU at ${path}` : `${path} can't be started: ${code}`,
-      { cause, details: { path } },
-    )
-  }
+  await once(child, 'spawn')
   child.unref()
   return child
-}
-
-/**
- * Ids of a user, by the system's own look-up.
- *
- * @throws QemuError LAUNCH_INVALID
- */
-export async function findUser(name: string): Promise<Owner> {
-  try {
-    const [uid, gid] = await Promise.all([
-      execute('id', ['-u', '--', name]),
-      execute('id', ['-g', '--', name]),
-    ])
-    return { uid: Number(uid.stdout), gid: Number(gid.stdout) }
-  } catch (cause) {
-    throw new QemuError('LAUNCH_INVALID', `no user ${name} to run QEMU as`, { cause, details: { name } })
-  }
 }
 
 /** Resolves when the child is gone. */
@@ -78,10 +55,19 @@ export async function endsBySelf(cause: unknown, exited: Promise<void>): Promise
   return Promise.race([ended, sleep(timeoutMs, false)])
 }
 
-/** Why a QEMU ended that should not have. */
-export async function exitError(child: ChildProcess, logPath: string): Promise<QemuError> {
+/**
+ * Why a QEMU ended that should not have.
+ *
+ * @returns QEMU_EXITED, QEMU_NOT_FOUND, QEMU_NOT_USABLE
+ */
+export async function exitError(child: ChildProcess, path: string, logPath: string): Promise<QemuError> {
   const log = await readLogTail(logPath)
   const { exitCode, signalCode } = child
+  if (exitCode === COMMAND_NOT_FOUND || exitCode === COMMAND_NOT_EXECUTABLE) {
+    const code = exitCode === COMMAND_NOT_FOUND ? 'QEMU_NOT_FOUND' : 'QEMU_NOT_USABLE'
+    const reason = log.at(-1) ?? 'it said nothing'
+    return new QemuError(code, `${path} can't be started: ${reason}`, { details: { path, reason } })
+  }
   const ending = signalCode === null ? `status ${exitCode}` : `signal ${signalCode}`
   return new QemuError('QEMU_EXITED', `QEMU ended at once (${ending}): ${log.at(-1) ?? 'it said nothing'}`, {
     details: { log, exitCode, signal: signalCode },

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
-import { type FileHandle, open, rm } from 'node:fs/promises'
+import { type FileHandle, lchown, open, rm, stat } from 'node:fs/promises'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
+import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { bounded } from './bounded.ts'
 import { QemuError } from './errors.ts'
@@ -91,9 +92,11 @@ export async function saveState(
   const ended = new AbortController()
   const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
   try {
-    // QEMU may run as another user; the directory lets nobody else in.
-    server.listen({ path: socketPath, writableAll: true })
+    server.listen(socketPath)
     await once(server, 'listening')
+    // To whom QEMU runs as. Not chmod, which would follow a link that QEMU put there.
+    const { uid, gid } = await stat(dirname(socketPath))
+    if (uid !== process.geteuid?.()) await lchown(socketPath, uid, gid)
     const [sending, receiving] = [
       sendState(qmp, `unix:${socketPath}`, { timeoutMs, signal: either }),
       receiveInto(file, server, either),

@@ -6,6 +6,7 @@ import { type QemuBinary, QemuProcess } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import { VmError } from './errors.ts'
 import type { DatabaseWrite } from './records.ts'
+import type { HeldClaim } from './roster.ts'
 import { requireRunnable } from './runnable.ts'
 import type { Vm } from './vm.ts'
 
@@ -16,6 +17,8 @@ const LAST_RETRY_MS = 5_000
 export interface ArrivingComponents {
   binary: QemuBinary
   templates: TemplateStore
+  /** What is kept for it; given up by whoever made it, in `onSettled`. */
+  claim: Pick<HeldClaim, 'startedAs' | 'requireRoom'>
   /**
    * One synced write of the record and of `also`, unless what is left of the VM here stands in its way.
    * `onWrite` is called when it begins to write.
@@ -70,6 +73,18 @@ export class ArrivingVm {
     if (this.#launching !== null) throw new Error('an arriving VM is launched once')
     this.#launching = this.#launch(AbortSignal.any([signal, this.#discarded.signal]))
     return this.#launching
+  }
+
+  /**
+   * That this node still has room for the VM, with what its QEMU has really
+   * taken and all that others take or were promised. Before `take`, as often as
+   * wanted: after a round of pages, and at last before the source is told that
+   * the VM can run here. Microseconds (HeldClaim).
+   *
+   * @throws VmError NOT_ENOUGH_MEMORY (details: neededBytes, availableBytes, missingBytes, limitBytes)
+   */
+  requireRoom(): void {
+    this.#components.claim.requireRoom()
   }
 
   /**
@@ -170,6 +185,7 @@ export class ArrivingVm {
       { signal },
     )
     this.#process = process
+    this.#components.claim.startedAs(process.pid)
     void process.exited.then(() => {
       this.#hasExited = true
     })

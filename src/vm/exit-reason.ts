@@ -1,10 +1,8 @@
-import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { QemuProcess } from '../qemu/index.ts'
+import { type QemuProcess, readLogTail } from '../qemu/index.ts'
 
 /** The process is gone; what it said before is on its way through the socket at most. */
 const LAST_EVENT_TIMEOUT_MS = 1000
-const LAST_WORDS_BYTES = 2048
 
 /** Causes in QEMU's SHUTDOWN event (ShutdownCause in qapi/run-state.json), as people say it. */
 const SHUTDOWN_REASONS: Readonly<Record<string, string>> = {
@@ -31,13 +29,7 @@ export async function exitReason(process: QemuProcess): Promise<string> {
 /** The end of QEMU's log as `: "..."`, or nothing when it said nothing or the log is gone. */
 export async function lastWords(runDir: string): Promise<string> {
   try {
-    await using log = await open(join(runDir, 'qemu.log'))
-    const { size } = await log.stat()
-    const { buffer, bytesRead } = await log.read({
-      buffer: Buffer.alloc(LAST_WORDS_BYTES),
-      position: Math.max(0, size - LAST_WORDS_BYTES),
-    })
-    const words = buffer.toString('utf8', 0, bytesRead).trim()
+    const words = (await readLogTail(join(runDir, 'qemu.log'))).join('\n').trim()
     return words === '' ? '' : `: ${JSON.stringify(words)}`
   } catch {
     return ''

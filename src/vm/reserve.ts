@@ -55,6 +55,7 @@ export function reserveVm(
     {
       binary,
       templates: node.templates,
+      claim,
       commit: async (record, also, onWrite) => {
         const write = () => {
           onWrite()

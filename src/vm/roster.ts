@@ -2,7 +2,15 @@ import { statSync } from 'node:fs'
 import type { TemplateId } from '../domain/template.ts'
 import type { NicSpec, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { TemplateStore } from '../template/index.ts'
-import { admit, CLONE_HEADROOM_BYTES, type MemoryBudget, memoryBudget, ownBytes } from './admission.ts'
+import {
+  admit,
+  CLONE_HEADROOM_BYTES,
+  type MemoryBudget,
+  type MemoryUse,
+  memoryBudget,
+  ownBytes,
+  requireRoom,
+} from './admission.ts'
 import { VmError } from './errors.ts'
 import { hostAvailableBytes, ownMemoryBytes } from './node-memory.ts'
 import type { Vm } from './vm.ts'
@@ -23,6 +31,19 @@ export interface Claim extends Place {
   readonly nics: readonly NicSpec[]
 }
 
+/** A claim that holds until it is disposed; harmless when done again. */
+export interface HeldClaim extends Disposable {
+  /** The VM's QEMU runs: what it has taken counts as taken from here on, and the rest of the claim as reserved. */
+  startedAs(pid: number): void
+  /**
+   * That there is still room for it, with all that has grown since it was admitted. 20 µs, and 15 µs for each QEMU
+   * of this node.
+   *
+   * @throws VmError NOT_ENOUGH_MEMORY
+   */
+  requireRoom(): void
+}
+
 /** Kept for a VM of a herd until its source offers it. */
 export interface HerdPlace extends Place {
   readonly source: PeerIdText
@@ -37,7 +58,8 @@ export class Roster {
   readonly #templates: TemplateStore
   readonly #memoryLimitBytes: number | null
   readonly #vms = new Map<VmId, Vm>()
-  readonly #claims = new Set<Claim>()
+  /** With the pid of the QEMU, where one runs. */
+  readonly #claims = new Map<Claim, number | null>()
   readonly #places = new Set<HerdPlace>()
 
   constructor(components: { templates: TemplateStore }, init: { memoryLimitBytes: number | null }) {
@@ -74,7 +96,7 @@ export class Roster {
 
   /** Whether the VM is just starting or arriving. */
   isClaimed(id: VmId): boolean {
-    return [...this.#claims].some((claim) => claim.id === id)
+    return [...this.#claims.keys()].some((claim) => claim.id === id)
   }
 
   /**
@@ -90,7 +112,7 @@ export class Roster {
   /** @throws VmError NAME_TAKEN when another VM has the name, or it is that VM's own claim */
   requireNameFree({ id, name }: { id: VmId; name: string }): void {
     const holder = this.records().find(({ spec }) => spec.name === name && spec.id !== id)
-    const claim = [...this.#claims].find((claimed) => claimed.name === name || claimed.id === id)
+    const claim = [...this.#claims.keys()].find((claimed) => claimed.name === name || claimed.id === id)
     if (holder === undefined && claim === undefined) return
     const who = holder === undefined ? 'a VM that is just starting or arriving' : 'another VM on this node'
     throw new VmError('NAME_TAKEN', `the name '${name}' belongs to ${who}`, { details: { name } })
@@ -110,14 +132,7 @@ export class Roster {
   }
 
   memory(): MemoryBudget {
-    const pids = this.#runningRecords().map(({ pid }) => pid)
-    return memoryBudget({
-      limitBytes: this.#memoryLimitBytes,
-      hostAvailableBytes: hostAvailableBytes(),
-      vmBytes: pids.map(ownMemoryBytes),
-      templateBytes: [...this.#templateBytes().values()],
-      reservedBytes: [...this.#claims, ...this.#places].map((place) => ownBytes(place.privatePages)),
-    })
+    return memoryBudget(this.#use())
   }
 
   /**
@@ -128,16 +143,21 @@ export class Roster {
    * nothing that was not admitted. Beyond, only the rest is asked for.
    *
    * @param options.source - the peer that offers the VM; null for a run
-   * @returns gives the place up when disposed; harmless when done again
    * @throws VmError NOT_ENOUGH_MEMORY; the place in the herd stays then
    */
-  claim(claim: Claim, { source = null }: { source?: PeerIdText | null } = {}): Disposable {
+  claim(claim: Claim, { source = null }: { source?: PeerIdText | null } = {}): HeldClaim {
     const kept = [...this.#places].find((place) => place.id === claim.id && place.source === source)
     const keptBytes = kept === undefined ? 0 : ownBytes(kept.privatePages) + CLONE_HEADROOM_BYTES
     admit(this.memory(), this.#neededBytes([claim]) - keptBytes)
     if (kept !== undefined) this.#places.delete(kept)
-    this.#claims.add(claim)
-    return { [Symbol.dispose]: () => void this.#claims.delete(claim) }
+    this.#claims.set(claim, null)
+    return {
+      startedAs: (pid) => {
+        if (this.#claims.has(claim)) this.#claims.set(claim, pid)
+      },
+      requireRoom: () => this.#requireRoom(claim),
+      [Symbol.dispose]: () => void this.#claims.delete(claim),
+    }
   }
 
   /**
@@ -162,8 +182,37 @@ export class Roster {
     return sum(more.map((place) => ownBytes(place.privatePages))) + templateBytes(more) - templateBytes([])
   }
 
+  #requireRoom(claim: Claim): void {
+    const pid = this.#claims.get(claim)
+    if (pid === undefined) throw new Error('a claim that was given up has no room')
+    const takenBytes = pid === null ? 0 : ownMemoryBytes(pid)
+    requireRoom(this.#use({ except: claim }), { takenBytes, promisedBytes: ownBytes(claim.privatePages) })
+  }
+
+  /** @param options.except - left out, with its QEMU; its template counts all the same */
+  #use({ except }: { except?: Claim } = {}): MemoryUse {
+    const claims = [...this.#claims].filter(([claim]) => claim !== except)
+    const started = claims.flatMap(([claim, pid]) =>
+      pid === null ? [] : [{ claim, bytes: ownMemoryBytes(pid) }],
+    )
+    const waiting = claims.flatMap(([claim, pid]) => (pid === null ? [claim] : []))
+    return {
+      limitBytes: this.#memoryLimitBytes,
+      hostAvailableBytes: hostAvailableBytes(),
+      vmBytes: [
+        ...this.#runningRecords().map(({ pid }) => ownMemoryBytes(pid)),
+        ...started.map(({ bytes }) => bytes),
+      ],
+      templateBytes: [...this.#templateBytes().values()],
+      reservedBytes: [
+        ...started.map(({ claim, bytes }) => Math.max(0, ownBytes(claim.privatePages) - bytes)),
+        ...[...waiting, ...this.#places].map(({ privatePages }) => ownBytes(privatePages)),
+      ],
+    }
+  }
+
   #users(): (VmSpec | Claim)[] {
-    return [...this.records().map(({ spec }) => spec), ...this.#claims]
+    return [...this.records().map(({ spec }) => spec), ...this.#claims.keys()]
   }
 
   /**
@@ -176,7 +225,7 @@ export class Roster {
       missingTemplateBytes: 0,
     }))
     const bytes = new Map<TemplateId, number>()
-    for (const user of [...running, ...this.#claims, ...this.#places, ...more]) {
+    for (const user of [...running, ...this.#claims.keys(), ...this.#places, ...more]) {
       bytes.set(user.templateId, Math.max(bytes.get(user.templateId) ?? 0, this.#bytesOfTemplate(user)))
     }
     return bytes

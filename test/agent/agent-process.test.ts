@@ -111,6 +111,7 @@ test('doctor works with the agent', async () => {
   expect(ok).toBe(true)
   expect(checks.map(({ check }) => check)).toEqual([
     'node',
+    'qemu-user',
     'qemu',
     'accelerator',
     'qemu-img',
@@ -136,6 +137,13 @@ test.each([
   expect(stderr).toContain('AGENT_ALREADY_RUNNING')
   expect(code).toBe(3)
   expect((await agent.run(['status'])).code).toBe(0)
+})
+
+test('a user that QEMU can not run as keeps an agent from starting', async () => {
+  const flags = ['--data-dir', `${agent.dir}/third`, '--socket', `${agent.dir}/third/agent.sock`]
+  const { code, stderr } = await drover(['agent', ...flags, '--qemu-user', 'nobody-of-this-name'])
+  expect(stderr).toContain('QEMU_USER_NOT_USABLE')
+  expect(code).toBe(3)
 })
 
 test('events begin with the past when asked, and Ctrl-C ends them', async () => {

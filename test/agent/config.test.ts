@@ -67,6 +67,18 @@ test('addresses to bootstrap from and mDNS come from the file', async () => {
   expect(await loadConfig({ config })).toMatchObject({ bootstrap, mdns: false })
 })
 
+test("a user for QEMU comes from the file or a flag; without one QEMU is the agent's", async () => {
+  const config = await file('{"qemuUser":"qemu"}')
+  expect(await loadConfig({ config })).toMatchObject({ qemuUser: 'qemu' })
+  expect(await loadConfig({ config, qemuUser: 'drover' })).toMatchObject({ qemuUser: 'drover' })
+  expect(await loadConfig({})).toMatchObject({ qemuUser: null })
+})
+
+test('a QEMU by its path is found wherever it is started; one by its name, in PATH', async () => {
+  expect(await loadConfig({ qemu: './qemu' })).toMatchObject({ qemuPath: join(process.cwd(), 'qemu') })
+  expect(await loadConfig({ qemu: 'qemu-kvm' })).toMatchObject({ qemuPath: 'qemu-kvm' })
+})
+
 test('a socket whose neighbours would have too long paths is refused before QEMU meets it', async () => {
   const socket = `/tmp/${'d'.repeat(60)}/agent.sock`
   await expect(loadConfig({ socket })).rejects.toMatchObject({

@@ -142,8 +142,11 @@ test('more memory than there is: refused whole, with the figures', async () => {
   const { served, ask } = open()
   const answer = await ask(offer(MAX_HERD_VMS, { privatePages: 0xffff_ffff }))
   expect(answer).toMatchObject({ kind: 'refuse', code: 'NOT_ENOUGH_MEMORY' })
-  const { neededBytes, availableBytes } = JSON.parse((answer as ControlBody<'refuse'>).detailsJson)
+  const { neededBytes, availableBytes, missingBytes } = JSON.parse(
+    (answer as ControlBody<'refuse'>).detailsJson,
+  )
   expect(neededBytes).toBeGreaterThan(availableBytes)
+  expect(missingBytes).toBe(neededBytes - availableBytes)
   expect(await served).toBe('served')
   expect(vms.memory().reservedBytes).toBe(0)
   expect(events).toMatchObject([{ kind: 'herd-refused', code: 'NOT_ENOUGH_MEMORY', vms: MAX_HERD_VMS }])

@@ -1,7 +1,7 @@
 /** The real command line and real agents, as a user would start them. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -70,6 +70,8 @@ export class AgentUnderTest implements AsyncDisposable {
 
   static async start(settings: AgentSettings): Promise<AgentUnderTest> {
     const agent = new AgentUnderTest(await mkdtemp(join(tmpdir(), 'drover-')), settings)
+    // As /var/lib and /run: a user that QEMU runs as can go through.
+    await chmod(agent.dir, 0o711)
     try {
       await agent.start()
     } catch (error) {

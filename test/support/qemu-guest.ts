@@ -1,5 +1,5 @@
 /** The test guest on a QEMU of its own, without any other part of drover: templates and launches by hand. */
-import { chmod, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { probeQemu, type QemuBinary, type QemuLaunch, QemuProcess } from '../../src/qemu/index.ts'
@@ -51,8 +51,6 @@ export async function makeTemplate(
 ): Promise<void> {
   const launch = await guestLaunch(binary, dir, 'template')
   await writeFile(launch.ram.path, '')
-  // A QEMU that is not root writes it too (QemuLaunch.runAs).
-  await chmod(launch.ram.path, 0o666)
   await truncate(launch.ram.path, MEMORY_BYTES)
   const qemu = await QemuProcess.start(binary, {
     ...launch,

@@ -1,10 +1,12 @@
 import { expect, test } from 'vitest'
 import {
+  type ArrivalUse,
   admit,
   CLONE_HEADROOM_BYTES,
   type MemoryUse,
   memoryBudget,
   ownBytes,
+  requireRoom,
 } from '../../src/vm/admission.ts'
 
 const MIB = 1024 ** 2
@@ -90,8 +92,88 @@ test.each(verdicts)('%i MiB available, %i needed: admitted is %s', (availableMib
         details: expect.objectContaining({
           neededBytes: neededMib * MIB,
           availableBytes: availableMib * MIB,
+          missingBytes: (neededMib - availableMib) * MIB,
         }),
+        message: expect.stringContaining(`${neededMib - availableMib} MiB missing`),
       }),
     )
   }
+})
+
+/** An arrival in MiB: what it has taken, what was promised to it; null where it still fits, else what is missing. */
+const arrivals: [why: string, used: MemoryUse, taken: number, promised: number, missing: number | null][] = [
+  ['it fills the limit to the last byte', use({ limit: 300, host: 9999, templates: [200] }), 100, 100, null],
+  ['a MiB beyond the limit', use({ limit: 300, host: 9999, templates: [200] }), 101, 100, 1],
+  [
+    'it has taken less than it was promised',
+    use({ limit: 300, host: 9999, templates: [200] }),
+    40,
+    100,
+    null,
+  ],
+  ['it has no QEMU yet', use({ limit: 300, host: 100, templates: [200] }), 0, 100, null],
+  [
+    'others have grown to the very limit',
+    use({ limit: 300, host: 9999, vms: [20], templates: [200] }),
+    80,
+    100,
+    null,
+  ],
+  ['others have grown beyond', use({ limit: 300, host: 9999, vms: [21], templates: [200] }), 80, 100, 1],
+  [
+    'others alone are over the limit: there is no room at all',
+    use({ limit: 300, host: 9999, vms: [400] }),
+    80,
+    100,
+    80,
+  ],
+  [
+    'what is promised to others is not its own',
+    use({ limit: 300, host: 9999, templates: [200], reserved: [30] }),
+    71,
+    100,
+    1,
+  ],
+  [
+    'it grew beyond its promise where there is room',
+    use({ limit: 400, host: 9999, templates: [200] }),
+    200,
+    100,
+    null,
+  ],
+  ['the machine has what is left of the promise', use({ limit: null, host: 60 }), 40, 100, null],
+  ['the machine is short of the head-room', use({ limit: null, host: 59 }), 40, 100, 1],
+  [
+    'what others were promised is left aside',
+    use({ limit: null, host: 90, reserved: [20, 10] }),
+    40,
+    100,
+    null,
+  ],
+  ['there is too little for both', use({ limit: null, host: 90, reserved: [20, 11] }), 40, 100, 1],
+  ['it used up its head-room: nothing more is asked for', use({ limit: null, host: 0 }), 150, 100, null],
+]
+
+test.each(arrivals)('an arrival: %s', (_why, used, takenMib, promisedMib, missingMib) => {
+  const arrival: ArrivalUse = { takenBytes: takenMib * MIB, promisedBytes: promisedMib * MIB }
+  const check = () => requireRoom(used, arrival)
+  if (missingMib === null) return expect(check).not.toThrow()
+  expect(check).toThrow(
+    expect.objectContaining({
+      code: 'NOT_ENOUGH_MEMORY',
+      details: expect.objectContaining({
+        missingBytes: missingMib * MIB,
+        limitBytes: used.limitBytes,
+      }),
+    }),
+  )
+})
+
+test('a byte is the boundary, of the limit and of the machine', () => {
+  const arrival = { takenBytes: 100 * MIB, promisedBytes: 100 * MIB + 1 }
+  const limited = use({ limit: 300, host: 1, templates: [200] })
+  expect(() => requireRoom(limited, arrival)).not.toThrow()
+  expect(() => requireRoom(limited, { ...arrival, takenBytes: arrival.takenBytes + 1 })).toThrow()
+  expect(() => requireRoom({ ...limited, hostAvailableBytes: 1 }, arrival)).not.toThrow()
+  expect(() => requireRoom({ ...limited, hostAvailableBytes: 0 }, arrival)).toThrow()
 })

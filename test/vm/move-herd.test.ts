@@ -179,10 +179,14 @@ test('a herd that does not fit is refused whole, and a part that fits is not', a
       wire: 0,
     })
   }
-  const { neededBytes, availableBytes, limitBytes } = reports[0]!.error!.details as Record<string, number>
+  const { neededBytes, availableBytes, missingBytes, limitBytes } = reports[0]!.error!.details as Record<
+    string,
+    number
+  >
   console.log(JSON.stringify({ neededBytes, availableBytes }))
   expect(limitBytes).toBe(512 * 1024 ** 2)
   expect(neededBytes).toBeGreaterThan(availableBytes!)
+  expect(missingBytes).toBe(neededBytes! - availableBytes!)
   await expectUntouched(HERD, departed)
   for (const name of HERD) await expectCounting(source, name, 1)
   expect(await vmNames(small)).toEqual([])

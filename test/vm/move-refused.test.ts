@@ -81,9 +81,10 @@ test('a stopped VM is refused', async () => {
 test('a destination without the memory says how much is missing', async () => {
   const small = await nodes.join('edge-3', ['--memory-limit', '64M'])
   const { error } = await failing(['stays', '--to', 'edge-3'], { code: 3, error: 'NOT_ENOUGH_MEMORY' })
-  const { neededBytes, availableBytes, limitBytes } = error.details as Record<string, number>
+  const { neededBytes, availableBytes, missingBytes, limitBytes } = error.details as Record<string, number>
   expect(limitBytes).toBe(64 * 1024 ** 2)
   expect(neededBytes).toBeGreaterThan(availableBytes!)
+  expect(missingBytes).toBe(neededBytes! - availableBytes!)
   expect(await vmNames(small)).toEqual([])
   expect(await qemuPids(small)).toEqual([])
 })

@@ -1,10 +1,17 @@
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Level } from 'level'
 import { templateBoot } from '../../src/agent/template-boot.ts'
 import type { VmRecord } from '../../src/domain/vm.ts'
-import { probeQemu, type QemuBinary, type QemuProcess, QmpClient } from '../../src/qemu/index.ts'
+import {
+  openQemuUser,
+  probeQemu,
+  type QemuBinary,
+  type QemuProcess,
+  type QemuUser,
+  QmpClient,
+} from '../../src/qemu/index.ts'
 import { createTemplate, TemplateStore } from '../../src/template/index.ts'
 import { type Database, type VmEvent, VmService } from '../../src/vm/index.ts'
 import { endOrphans } from '../../src/vm/orphans.ts'
@@ -87,7 +94,7 @@ export async function holdControl(process: QemuProcess): Promise<AsyncDisposable
 /** Directories with a template `base` in them, for one test file. */
 export class Bench implements AsyncDisposable {
   readonly dir: string
-  readonly binary: QemuBinary
+  binary: QemuBinary
 
   private constructor(dir: string, binary: QemuBinary) {
     this.dir = dir
@@ -99,10 +106,18 @@ export class Bench implements AsyncDisposable {
     return new Bench(await mkdtemp(join(tmpdir(), 'drover-vm-')), binary)
   }
 
-  static async create({ diskPath = null }: { diskPath?: string | null } = {}): Promise<Bench> {
+  /** @param options.qemuUser - see `runAs` */
+  static async create({
+    diskPath = null,
+    qemuUser = null,
+  }: {
+    diskPath?: string | null
+    qemuUser?: string | null
+  } = {}): Promise<Bench> {
     const guest = await testGuest()
-    const binary = await probeQemu(guest.qemu, { accelerator: 'auto' })
-    const bench = new Bench(await mkdtemp(join(tmpdir(), 'drover-vm-')), binary)
+    const bench = await Bench.empty(await probeQemu(guest.qemu, { accelerator: 'auto' }))
+    if (qemuUser !== null) await bench.runAs(qemuUser)
+    const { binary } = bench
     const node = await bench.start()
     await createTemplate(node.templates, templateBoot(binary, bench.runDir), {
       name: 'base',
@@ -124,6 +139,15 @@ export class Bench implements AsyncDisposable {
     })
     await node.stop()
     return bench
+  }
+
+  /** Nodes that start from now on run QEMU as this user. */
+  async runAs(name: string): Promise<QemuUser> {
+    // What is the agent's is opened to the user; the way to it is the test's.
+    await chmod(this.dir, 0o711)
+    const user = await openQemuUser(name, [this.dataDir, this.runDir])
+    this.binary = await probeQemu(this.binary.path, { accelerator: 'auto', user })
+    return user
   }
 
   get dataDir(): string {

@@ -256,6 +256,29 @@ test('an arrival that is given up frees everything it held', async () => {
   expect(await node.db.sublevel('vms').keys().all()).toEqual([])
 })
 
+test('a node that an arrival fills to the last byte has room for it until it is taken: nothing counts twice', async () => {
+  const { committedBytes: templateBytes } = await templateInUse()
+  await node.stop()
+  node = await bench.start({ memoryLimitBytes: templateBytes + 164 * MIB })
+  const arrival = await node.vms.reserve(offer({ privatePages: 25_600 }))
+  expect(node.vms.memory().availableBytes).toBe(0)
+  arrival.requireRoom()
+  await load(arrival)
+  arrival.requireRoom()
+  const { committedBytes, reservedBytes } = node.vms.memory()
+  expect(committedBytes - templateBytes).toBeGreaterThan(10 * MIB)
+  expect(committedBytes + reservedBytes).toBe(templateBytes + 164 * MIB)
+  await arrival.discard()
+})
+
+/** What the node counts for its template alone. */
+async function templateInUse() {
+  const arrival = await node.vms.reserve(offer())
+  const memory = node.vms.memory()
+  await arrival.discard()
+  return memory
+}
+
 test('an arrival given up while its QEMU starts leaves none', async () => {
   const arrival = await node.vms.reserve(offer())
   const launching = expect(arrival.launch({ signal: signal() })).rejects.toMatchObject({ code: 'VM_STOPPED' })

@@ -159,7 +159,12 @@ test('memory that is not there is refused with numbers', async () => {
   await expect(filling()).rejects.toMatchObject({
     code: 'NOT_ENOUGH_MEMORY',
     outcome: 'refused',
-    details: { neededBytes: 64 * MIB, availableBytes: expect.any(Number), limitBytes: 300 * MIB },
+    details: {
+      neededBytes: 64 * MIB,
+      availableBytes: expect.any(Number),
+      missingBytes: expect.any(Number),
+      limitBytes: 300 * MIB,
+    },
   })
   const { committedBytes, availableBytes, reservedBytes } = node.vms.memory()
   expect(reservedBytes).toBe(0)

@@ -1,9 +1,10 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { DroverError } from '../../domain/errors.ts'
-import { probeQemu } from '../../qemu/index.ts'
+import { probeQemu, type QemuUser } from '../../qemu/index.ts'
 import type { DoctorCheck } from '../api-schema.ts'
 import type { AgentConfig } from '../config.ts'
+import { qemuUserCheck } from './qemu-user.ts'
 
 const run = promisify(execFile)
 const VERSION_TIMEOUT_MS = 5_000
@@ -13,10 +14,19 @@ export function nodeCheck(): DoctorCheck {
   return { check: 'node', ok: true, required: true, detail: `Node.js ${process.version}`, remedy: null }
 }
 
-/** QEMU and what executes its guests: the same probe as at the agent's start. */
+/** The user of QEMU, QEMU itself and what executes its guests: the same steps as at the agent's start. */
 export async function qemuChecks(config: AgentConfig, signal: AbortSignal): Promise<DoctorCheck[]> {
+  const { check, user } = await qemuUserCheck(config)
+  return [check, ...(await binaryChecks(config, user, signal))]
+}
+
+async function binaryChecks(
+  config: AgentConfig,
+  user: QemuUser | null,
+  signal: AbortSignal,
+): Promise<DoctorCheck[]> {
   try {
-    const binary = await probeQemu(config.qemuPath, { accelerator: config.accelerator, signal })
+    const binary = await probeQemu(config.qemuPath, { accelerator: config.accelerator, user, signal })
     const fast = binary.accelerator === 'kvm'
     return [
       {

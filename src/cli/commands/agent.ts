@@ -12,6 +12,7 @@ interface AgentOptions {
   memoryLimit?: number
   templateLimit?: number
   qemu?: string
+  qemuUser?: string
   accel?: 'auto' | 'kvm' | 'tcg'
 }
 
@@ -31,7 +32,7 @@ export function registerAgent(program: Command, action: Action): void {
     )
     .option(
       '--config <file>',
-      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, memoryLimitBytes, templateLimitBytes, qemu, accel, logLevel',
+      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, memoryLimitBytes, templateLimitBytes, qemu, qemuUser, accel, logLevel',
     )
     .option('--name <name>', "how other nodes call this one (default: the host's name)")
     .option('--data-dir <dir>', 'templates, identity, records (default: /var/lib/drover)')
@@ -48,6 +49,10 @@ export function registerAgent(program: Command, action: Action): void {
       size,
     )
     .option('--qemu <path>', 'QEMU binary (default: qemu-system-x86_64)')
+    .option(
+      '--qemu-user <name>',
+      "unprivileged user that QEMU runs as, if the agent is root (default: the agent's own)",
+    )
     .addOption(
       new Option('--accel <kind>', 'what executes guests (default: auto)').choices(['auto', 'kvm', 'tcg']),
     )
