@@ -1,9 +1,13 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Level } from 'level'
 import { DiskFullError } from '../domain/errors.ts'
 import { AgentDatabase, isOutOfSpace } from './agent-database.ts'
 import { DiskReserve } from './disk-reserve.ts'
 import { AgentError } from './errors.ts'
+
+/** As its holders know it. */
+export type Database = Level<string, unknown>
 
 /**
  * Opens the agent's one database, which also is the lock of its data directory.
@@ -11,7 +15,7 @@ import { AgentError } from './errors.ts'
  *
  * @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE; DiskFullError
  */
-export async function openDatabase(dataDir: string): Promise<AgentDatabase> {
+export async function openDatabase(dataDir: string): Promise<Database> {
   const reserve = new DiskReserve({ dir: dataDir, path: join(dataDir, 'reserve') })
   try {
     await mkdir(dataDir, { recursive: true, mode: 0o700 })
@@ -22,7 +26,7 @@ export async function openDatabase(dataDir: string): Promise<AgentDatabase> {
       await db.open()
     })
     reserve.keep()
-    return db
+    return db as unknown as Database
   } catch (error) {
     await reserve.stop()
     const cause = (error as Error).cause ?? error

@@ -209,18 +209,22 @@ export class TemplateStore {
     return { [Symbol.dispose]: () => void this.#reservedNames.delete(name) }
   }
 
-  /** @throws TemplateError NOT_ENOUGH_DISK */
-  async requireFreeBytes(bytes: number): Promise<void> {
-    await requireFreeBytes(this.dir, bytes, this.#promisedBytes)
+  /**
+   * Whether there is room for so much beside what is promised, and a margin. Doesn't wait.
+   *
+   * @throws DiskFullError
+   */
+  requireFreeBytes(bytes: number): void {
+    requireFreeBytes(this.dir, bytes, this.#promisedBytes)
   }
 
   /**
    * Keeps disk space for something that takes a while to write, until disposed.
    *
-   * @throws TemplateError NOT_ENOUGH_DISK
+   * @throws DiskFullError
    */
-  async reserveBytes(bytes: number): Promise<Disposable> {
-    await this.requireFreeBytes(bytes)
+  reserveBytes(bytes: number): Disposable {
+    this.requireFreeBytes(bytes)
     this.#promisedBytes += bytes
     return {
       [Symbol.dispose]: () => {

@@ -4,13 +4,10 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Level } from 'level'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import type { AgentDatabase } from '../../src/agent/agent-database.ts'
-import { openDatabase } from '../../src/agent/database.ts'
+import { type Database, openDatabase } from '../../src/agent/database.ts'
 import { RESERVE_BYTES } from '../../src/agent/disk-reserve.ts'
 import { errorBody } from '../../src/domain/errors.ts'
 import { SmallDisk } from '../support/small-disk.ts'
-
-type Database = Pick<Level<string, unknown>, 'batch'>
 
 /** Larger than what a last page of the log has room for. */
 const VALUE = 'x'.repeat(5000)
@@ -46,7 +43,7 @@ async function reserveMade(path: string): Promise<void> {
 }
 
 /** A database whose reserve is gone, on a disk with too little left for a write. */
-async function withoutReserve(disk: SmallDisk): Promise<AgentDatabase> {
+async function withoutReserve(disk: SmallDisk): Promise<Database> {
   const db = await openDatabase(disk.path)
   await reserveMade(disk.path)
   await put(db, 'before')
