@@ -14,14 +14,12 @@ import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
 import { Commands } from './commands/dispatch.ts'
 import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import { type AgentConfig, passagesOf } from './config.ts'
-import { openDatabase } from './database.ts'
+import { type Database, openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
 import { TemplateSpace } from './template-space.ts'
-
-type Database = Awaited<ReturnType<typeof openDatabase>>
 
 /**
  * One node: opens the database, then brings up templates, VMs, mesh, moves

@@ -1,30 +1,46 @@
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Level } from 'level'
+import type { Level } from 'level'
+import { DiskFullError } from '../domain/errors.ts'
+import { AgentDatabase, isOutOfSpace } from './agent-database.ts'
+import { DiskReserve } from './disk-reserve.ts'
 import { AgentError } from './errors.ts'
+
+/** As its holders know it. */
+export type Database = Level<string, unknown>
 
 /**
  * Opens the agent's one database, which also is the lock of its data directory.
+ * On a full disk it takes the reserve that an earlier start has left there.
  *
- * @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE
+ * @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE; DiskFullError
  */
-export async function openDatabase(dataDir: string): Promise<Level<string, unknown>> {
+export async function openDatabase(dataDir: string): Promise<Database> {
+  const reserve = new DiskReserve({ dir: dataDir, path: join(dataDir, 'reserve') })
   try {
     await mkdir(dataDir, { recursive: true, mode: 0o700 })
-    const db = new Level<string, unknown>(join(dataDir, 'db'), { valueEncoding: 'json' })
-    await db.open()
-    return db
-  } catch (cause) {
-    if (((cause as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'LEVEL_LOCKED') {
+    const db = new AgentDatabase({ reserve }, { path: join(dataDir, 'db') })
+    await db.open().catch(async (error: Error) => {
+      if (!isOutOfSpace(error.cause ?? error)) throw error
+      await reserve.release()
+      await db.open()
+    })
+    reserve.keep()
+    return db as unknown as Database
+  } catch (error) {
+    await reserve.stop()
+    const cause = (error as Error).cause ?? error
+    if ((cause as NodeJS.ErrnoException).code === 'LEVEL_LOCKED') {
       throw new AgentError(
         'AGENT_ALREADY_RUNNING',
         `another agent has ${dataDir} open: stop it, or give this one its own --data-dir and --socket`,
-        { cause, details: { dataDir } },
+        { cause: error, details: { dataDir } },
       )
     }
-    const reason = ((cause as Error).cause as Error | undefined)?.message ?? (cause as Error).message
+    if (isOutOfSpace(cause)) throw new DiskFullError(dataDir, { cause: error })
+    const reason = (cause as Error).message
     throw new AgentError('DATA_DIR_UNUSABLE', `can't use the data directory ${dataDir}: ${reason}`, {
-      cause,
+      cause: error,
       details: { dataDir },
     })
   }

@@ -1,5 +1,5 @@
 import { CommanderError } from 'commander'
-import { DroverError } from '../domain/errors.ts'
+import { codedError, DroverError } from '../domain/errors.ts'
 import { CliError } from './errors.ts'
 import { EXIT_CODES, type ExitCode } from './exit-code.ts'
 import { Output } from './output.ts'
@@ -32,7 +32,8 @@ export async function runCli(argv: readonly string[], components: CliComponents)
 }
 
 function coded(error: unknown, interrupted: AbortSignal): DroverError {
-  if (error instanceof DroverError) return error
+  const known = codedError(error)
+  if (known !== null) return known
   if (error instanceof CommanderError)
     return new CliError('USAGE', error.message.replace(/^error: /, '').replaceAll('\n', ' '), {
       cause: error,

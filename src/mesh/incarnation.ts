@@ -11,6 +11,9 @@ export async function nextIncarnation(db: Level<string, unknown>, wallMs: number
   const stored = db.sublevel<string, number>('announcer', { valueEncoding: 'json' })
   const last = (await stored.get(KEY)) ?? 0
   const incarnation = Math.max(Math.floor(wallMs), last + 1)
-  await stored.put(KEY, incarnation)
+  // Synced, so a full disk has a reserve for it; without that it is for a node whose clock went back alone.
+  await db
+    .batch([{ type: 'put', sublevel: stored, key: KEY, value: incarnation }], { sync: true })
+    .catch(() => {})
   return incarnation
 }

@@ -18,6 +18,8 @@ export class MemberBook {
   readonly #self: { peerId: string; name: string }
   readonly #members = new Map<string, MemberRecord>()
   readonly #stored
+  /** Members that the disk had no room for. */
+  readonly #unwritten = new Set<string>()
 
   constructor(components: { db: Level<string, unknown> }, init: { self: { peerId: string; name: string } }) {
     this.#self = init.self
@@ -38,7 +40,7 @@ export class MemberBook {
   }
 
   /**
-   * Takes what a peer said about itself.
+   * Takes what a peer said about itself. What the disk has no room for is written with the next one.
    *
    * @returns whether it is a member for the first time; null when there is no room for another one
    */
@@ -46,7 +48,8 @@ export class MemberBook {
     const known = this.#members.get(record.peerId)
     if (known === undefined && this.#members.size >= MAX_MEMBERS) return null
     this.#members.set(record.peerId, record)
-    if (known === undefined || !sameRecord(known, record)) await this.#stored.put(record.peerId, record)
+    if (known === undefined || !sameRecord(known, record)) this.#unwritten.add(record.peerId)
+    await this.#write()
     return known === undefined
   }
 
@@ -72,6 +75,14 @@ export class MemberBook {
       })
     }
     return match
+  }
+
+  /** A member that isn't on disk is asked by others, and found by gossip: no reason to refuse it. */
+  async #write(): Promise<void> {
+    for (const peerId of this.#unwritten) {
+      this.#unwritten.delete(peerId)
+      await this.#stored.put(peerId, this.#members.get(peerId)!).catch(() => this.#unwritten.add(peerId))
+    }
   }
 }
 

@@ -1,11 +1,9 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
 import type { OpenChannel } from '../wire/channel.ts'
 import { MigrationError } from './errors.ts'
 import type { Grant } from './grant.ts'
 import { doubtedHandover, type SourceHandover } from './handover.ts'
 import type { DepartingVm, Signatures } from './ports.ts'
-import { VERDICT_RETRY_MS } from './protocol.ts'
 import { askUntilAnswered, type Verdict } from './verdict.ts'
 
 interface OpenDoubt {
@@ -89,27 +87,9 @@ export class Doubts {
     await askUntilAnswered(this.#components, handover.grant!, act, signal).catch((error) => {
       if (!decided.aborted) throw error
     })
-    if (handover.state === 'left') {
-      await this.#leave(vm)
-      return 'granted'
-    }
-    // A guest that can't be resumed is told of by its own room: it is ours all the same.
-    await vm.stay().catch(() => {})
-    return 'refused'
-  }
-
-  /** Until it is done: a VM that another node owns must not stay on this one's list. */
-  async #leave(vm: DepartingVm): Promise<void> {
-    for (
-      let delayMs: number = VERDICT_RETRY_MS.first;
-      ;
-      delayMs = Math.min(delayMs * 2, VERDICT_RETRY_MS.last)
-    ) {
-      try {
-        return await vm.leave()
-      } catch {
-        await sleep(delayMs, undefined, { signal: this.#stopping.signal })
-      }
-    }
+    const hasLeft = handover.state === 'left'
+    // What a disk refuses its own room goes on with, and a guest that can't be resumed it tells of.
+    await (hasLeft ? vm.leave() : vm.stay()).catch(() => {})
+    return hasLeft ? 'granted' : 'refused'
   }
 }

@@ -1,4 +1,5 @@
 import { chmod, constants, copyFile, open, stat } from 'node:fs/promises'
+import { diskFullOf } from '../domain/errors.ts'
 import type { MachineSpec, TemplateRecord } from '../domain/template.ts'
 import { DRAFT_FILE_MODE } from './disk.ts'
 import type { TemplateDraft } from './draft.ts'
@@ -49,8 +50,8 @@ export interface CreateTemplateRequest {
 /**
  * Makes a template on this node. Whatever fails, nothing is left of it.
  *
- * @throws TemplateError MACHINE_INVALID, NAME_INVALID, NAME_TAKEN, TEMPLATE_FILE_UNREADABLE, NOT_ENOUGH_DISK before
- *   any work; TEMPLATE_NOT_READY; what `boot` throws
+ * @throws TemplateError MACHINE_INVALID, NAME_INVALID, NAME_TAKEN, TEMPLATE_FILE_UNREADABLE before any work;
+ *   TEMPLATE_NOT_READY; DiskFullError before and while it is made; what `boot` throws
  */
 export async function createTemplate(
   store: TemplateStore,
@@ -62,15 +63,21 @@ export async function createTemplate(
   checkMachine(machine)
   using _name = store.reserveName(name)
   const sizeBytes = await sourceBytes(request)
-  await store.requireFreeBytes(machine.memoryBytes + sizeBytes)
+  store.requireFreeBytes(machine.memoryBytes + sizeBytes)
 
   await using draft = await store.begin()
-  onProgress?.('copy')
-  await fillDraft(draft, request)
-  onProgress?.('boot')
-  await bootDraft(draft, boot, request)
-  onProgress?.('seal')
-  return await draft.seal(machine, name, { signal })
+  try {
+    onProgress?.('copy')
+    await fillDraft(draft, request)
+    onProgress?.('boot')
+    await bootDraft(draft, boot, request)
+    onProgress?.('seal')
+    return await draft.seal(machine, name, { signal })
+  } catch (error) {
+    signal.throwIfAborted()
+    // A guest whose RAM file has no room left dies of a SIGBUS.
+    throw diskFullOf(error, store.dir) ?? error
+  }
 }
 
 /** Files that come from outside, by their place in the draft. */

@@ -1,11 +1,11 @@
 import { chmod, copyFile, type FileHandle, link, open, stat, writeFile } from 'node:fs/promises'
 import { PageBitmap } from '../domain/bitmap.ts'
+import { diskFullOf } from '../domain/errors.ts'
 import { CHUNK_BYTES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
 import type { TemplateId, TemplateManifest, TemplateRecord } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
 import { DRAFT_FILE_MODE, reflink } from './disk.ts'
 import type { TemplateDraft } from './draft.ts'
-import { TemplateError } from './errors.ts'
 import { readFully, writeFully } from './file-bytes.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages } from './hashing.ts'
 import { countChunks, type DraftFiles, partSpans, type TemplateExtent, type TemplateFiles } from './layout.ts'
@@ -57,7 +57,7 @@ export class DerivedTemplate implements AsyncDisposable {
   /**
    * Makes the draft. From here on nothing of the parent is needed.
    *
-   * @throws TemplateError NOT_ENOUGH_DISK, TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED
+   * @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; DiskFullError
    */
   static async open(
     store: TemplateStore,
@@ -76,9 +76,7 @@ export class DerivedTemplate implements AsyncDisposable {
       ? 0
       : (await stat(parent.pageHashes)).size
     const ramBytes = isShared ? 0 : (await stat(parent.ram)).blocks * STAT_BLOCK_BYTES
-    await store.requireFreeBytes(
-      options.ownPages * PAGE_BYTES + ramBytes + pageHashesBytes + SMALL_FILES_BYTES,
-    )
+    store.requireFreeBytes(options.ownPages * PAGE_BYTES + ramBytes + pageHashesBytes + SMALL_FILES_BYTES)
     if (pageHashesBytes > 0) await copy(parent.pageHashes, files.pageHashes)
     if (!isShared) await copyRam(parent, files, manifest, options)
     const ram = opening.use(await open(files.ram, 'r+'))
@@ -92,7 +90,7 @@ export class DerivedTemplate implements AsyncDisposable {
    * others stay shared with the parent, or holes. Content may be written again.
    *
    * @param bytes - whole pages, CHUNK_PAGES at most
-   * @throws TemplateError NOT_ENOUGH_DISK
+   * @throws DiskFullError
    */
   async write(first: PageIndex, bytes: Uint8Array): Promise<void> {
     const before = this.#before.subarray(0, bytes.length)
@@ -154,13 +152,8 @@ export class DerivedTemplate implements AsyncDisposable {
     for (let page = first; page < first + pages; page++) this.#written.add(page)
     try {
       await writeFully(this.#ram, bytes, first * PAGE_BYTES)
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== 'ENOSPC') throw cause
-      throw new TemplateError(
-        'NOT_ENOUGH_DISK',
-        'the disk is full: the VM has changed more of its memory than there was room for',
-        { cause, details: { writtenPages: this.#written.count } },
-      )
+    } catch (error) {
+      throw diskFullOf(error) ?? error
     }
   }
 }

@@ -5,7 +5,6 @@ export const TEMPLATE_ERRORS = {
   MACHINE_INVALID: 'usage',
   NAME_INVALID: 'usage',
   NAME_TAKEN: 'refused',
-  NOT_ENOUGH_DISK: 'refused',
   TEMPLATE_AMBIGUOUS: 'usage',
   TEMPLATE_DAMAGED: 'failed',
   TEMPLATE_FILE_UNREADABLE: 'usage',

@@ -1,11 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { DroverError, errorBody } from '../domain/errors.ts'
+import { DiskFullError, DroverError, errorBody } from '../domain/errors.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import { FULL_HASH_BYTES, SHORT_HASH_BYTES } from '../wire/template-messages.ts'
 import { assembleChunk, expandHashes, isAsListed, ReceivedPages } from './chunk-assembly.ts'
 import { bitmapOf, pagesOf } from './chunk-pages.ts'
-import { TemplateError } from './errors.ts'
 import { FetchPlan, type ListedChunk, listedChunk, type Share } from './fetch-plan.ts'
 import { chunkHash, HASH_BYTES, hashPages } from './hashing.ts'
 import type { IncomingTemplate } from './incoming.ts'
@@ -134,7 +133,7 @@ export class FetchMany {
   /**
    * Resolves when nothing is missing any more.
    *
-   * @throws what the last provider failed with; TemplateError NOT_ENOUGH_DISK; the signal's reason
+   * @throws what the last provider failed with; DiskFullError; the signal's reason
    */
   async run(): Promise<void> {
     const { signal } = this.#init
@@ -356,7 +355,7 @@ function withoutGuesses(listed: ListedChunk, pages: readonly number[]): ListedCh
 
 /** A full disk, say: no other provider would change that. */
 function isOwnFault(error: unknown): boolean {
-  return (error instanceof TemplateError && error.code === 'NOT_ENOUGH_DISK') || isSystemError(error)
+  return error instanceof DiskFullError || isSystemError(error)
 }
 
 function isSystemError(error: unknown): boolean {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errorBody } from '../domain/errors.ts'
+import { diskFullOf, errorBody } from '../domain/errors.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import {
   TEMPLATE_ID_PATTERN,
@@ -55,7 +55,7 @@ export interface FetchTemplateResult extends Fetched {
  * where it was started.
  *
  * @throws TemplateError TEMPLATE_MISMATCH, TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_NOT_FOUND (not an id, or
- *   nobody to ask), MANIFEST_MALFORMED, NOT_ENOUGH_DISK, NAME_TAKEN, NAME_INVALID; WireError for what isn't a
+ *   nobody to ask), MANIFEST_MALFORMED, NAME_TAKEN, NAME_INVALID; DiskFullError; WireError for what isn't a
  *   message at all
  */
 export async function fetchTemplate(request: FetchTemplateRequest): Promise<FetchTemplateResult> {
@@ -88,7 +88,7 @@ async function fetchMissing(
   await using local = new LocalPages({ store, index: store.pageIndex })
   const draft = await store.beginFetch(id)
   const lackingBytes = neededBytes(manifest) - (await directoryBytes(draft.dir))
-  using _space = await store.reserveBytes(Math.max(0, lackingBytes))
+  using _space = store.reserveBytes(Math.max(0, lackingBytes))
   try {
     await using incoming = await IncomingTemplate.open(draft.files, manifest, {
       baseRamPath: similarRam(store, manifest),
@@ -109,8 +109,9 @@ async function fetchMissing(
     }
   } catch (error) {
     // What a full disk has no room for must not keep it full.
-    if (error instanceof TemplateError && error.code === 'NOT_ENOUGH_DISK') await draft.discard()
-    throw error
+    const diskFull = diskFullOf(error)
+    if (diskFull !== null) await draft.discard()
+    throw diskFull ?? error
   }
 }
 

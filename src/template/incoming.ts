@@ -1,4 +1,5 @@
 import { access, type FileHandle } from 'node:fs/promises'
+import { diskFullOf } from '../domain/errors.ts'
 import { CHUNK_BYTES, type PageIndex } from '../domain/page.ts'
 import type { TemplateManifest } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
@@ -77,17 +78,14 @@ export class IncomingTemplate implements AsyncDisposable {
 
   /**
    * @param pageHashes - what `check` returned for it
-   * @throws TemplateError NOT_ENOUGH_DISK when the disk is full
+   * @throws DiskFullError
    */
   async write(chunk: number, bytes: Buffer, pageHashes: Buffer): Promise<void> {
     try {
       await this.#content.writeChunk(chunk, bytes, this.#isAllHoles ? NOTHING : undefined)
       await writeFully(this.#pageHashes, pageHashes, chunk * CHUNK_HASHES_BYTES)
-    } catch (cause) {
-      if (!['ENOSPC', 'EDQUOT'].includes((cause as NodeJS.ErrnoException).code ?? '')) throw cause
-      throw new TemplateError('NOT_ENOUGH_DISK', 'the disk is full: free some of it, then try again', {
-        cause,
-      })
+    } catch (error) {
+      throw diskFullOf(error) ?? error
     }
     this.missing.delete(chunk)
   }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { resolve as absolutePath, join } from 'node:path'
 import type { Level } from 'level'
@@ -209,18 +210,22 @@ export class TemplateStore {
     return { [Symbol.dispose]: () => void this.#reservedNames.delete(name) }
   }
 
-  /** @throws TemplateError NOT_ENOUGH_DISK */
-  async requireFreeBytes(bytes: number): Promise<void> {
-    await requireFreeBytes(this.dir, bytes, this.#promisedBytes)
+  /**
+   * Whether there is room for so much beside what is promised, and a margin. Doesn't wait.
+   *
+   * @throws DiskFullError
+   */
+  requireFreeBytes(bytes: number): void {
+    requireFreeBytes(this.dir, bytes, this.#promisedBytes)
   }
 
   /**
    * Keeps disk space for something that takes a while to write, until disposed.
    *
-   * @throws TemplateError NOT_ENOUGH_DISK
+   * @throws DiskFullError
    */
-  async reserveBytes(bytes: number): Promise<Disposable> {
-    await this.requireFreeBytes(bytes)
+  reserveBytes(bytes: number): Disposable {
+    this.requireFreeBytes(bytes)
     this.#promisedBytes += bytes
     return {
       [Symbol.dispose]: () => {
@@ -353,7 +358,8 @@ export class TemplateStore {
       })
       this.#damaged.delete(id)
       this.#onChange()
-      await this.#index.delete(id)
+      // A full disk may refuse it, and what frees space must not wait for space: the next start does it then.
+      await this.#index.delete(id).catch(() => {})
       this.pageIndex.remove(
         id,
         [...this.#entries.keys()].map((other) => this.#indexable(other)),
@@ -373,17 +379,18 @@ export class TemplateStore {
         return toRecord(id, existing)
       }
       const damaged = this.#damaged.get(id)
-      const leftover = damaged === undefined ? null : await this.#moveAside(id)
-      await rename(draft.dir, this.#path(id))
-      await syncPath(this.dir)
       const manifest = decodeManifest(manifestBytes)
       const nowMs = Date.now()
       const times = { createdAtMs: nowMs, usedAtMs: nowMs }
       const entry: Entry = { names: damaged?.names ?? [], ...times, manifest, manifestBytes }
+      // First, so that a disk which refuses it leaves nothing; an entry without a template is the next start's to end.
+      await this.#addName(id, entry, name)
+      const leftover = damaged === undefined ? null : await this.#moveAside(id)
+      await rename(draft.dir, this.#path(id))
+      await syncPath(this.dir)
       this.#entries.set(id, entry)
       this.#damaged.delete(id)
       this.#onChange()
-      await this.#addName(id, entry, name)
       this.pageIndex.add(id, this.#indexable(id).pageHashesPath)
       if (leftover !== null) await rm(leftover, { recursive: true, force: true })
       return toRecord(id, entry)
@@ -442,7 +449,8 @@ export class TemplateStore {
 
   /** From here on the template doesn't exist, whatever happens. */
   async #moveAside(name: string): Promise<string> {
-    const aside = await mkdtemp(join(this.dir, REMOVED_PREFIX))
+    // Renamed without a new directory: a full disk has no room for that.
+    const aside = join(this.dir, `${REMOVED_PREFIX}${randomUUID()}`)
     await rename(join(this.dir, name), aside)
     await syncPath(this.dir)
     return aside

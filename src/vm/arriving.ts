@@ -1,18 +1,14 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { MigrationId, VmRecord, VmSpec } from '../domain/vm.ts'
 import { type QemuBinary, QemuProcess } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import { VmError } from './errors.ts'
+import { keepTrying } from './keep-trying.ts'
 import type { DatabaseWrite } from './records.ts'
 import type { HeldClaim } from './roster.ts'
 import { requireRunnable } from './runnable.ts'
 import type { Vm } from './vm.ts'
-
-/** Between two writes that a disk refuses: doubled from the first up to the last. */
-const FIRST_RETRY_MS = 100
-const LAST_RETRY_MS = 5_000
 
 export interface ArrivingComponents {
   binary: QemuBinary
@@ -131,14 +127,12 @@ export class ArrivingVm {
    * @throws the signal's reason; the disk decides at the next start then
    */
   async untake(also: readonly DatabaseWrite[], signal: AbortSignal): Promise<void> {
-    for (let delayMs = FIRST_RETRY_MS; this.#mayBeTaken; delayMs = Math.min(delayMs * 2, LAST_RETRY_MS)) {
-      try {
-        await this.#components.restore(also)
-        this.#mayBeTaken = false
-      } catch {
-        await sleep(delayMs, undefined, { signal })
-      }
+    const restore = async (): Promise<void> => {
+      await this.#components.restore(also)
+      this.#mayBeTaken = false
     }
+    if (this.#mayBeTaken) await restore().catch(() => keepTrying(restore, signal))
+    if (this.#mayBeTaken) throw signal.reason
     await this.discard()
   }
 

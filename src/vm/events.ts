@@ -7,6 +7,9 @@ export type VmEvent = { id: VmId; name: string } & (
   | { kind: 'vm-stopped'; reason: string }
   /** Its QEMU lives but doesn't answer. */
   | { kind: 'vm-unreachable'; reason: string }
+  /** The disk refuses its record: it is as it should be, and written down as soon as that can be. */
+  | { kind: 'vm-record-not-written'; code: string; reason: string }
+  | { kind: 'vm-record-written' }
   | { kind: 'vm-departing' | 'vm-stayed' | 'vm-left'; migrationId: MigrationId }
   | { kind: 'vm-arrived'; migrationId: MigrationId; epoch: number }
 )

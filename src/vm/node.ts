@@ -31,14 +31,17 @@ export class Node {
   readonly directories: VmDirectories
   readonly roster: Roster
   readonly runDirs: string
+  /** Aborted with the room's stop: ends what goes on in the background. */
+  readonly stopping: AbortSignal
 
-  constructor(components: NodeComponents, init: NodeInit) {
+  constructor(components: NodeComponents, init: NodeInit, stopping: AbortSignal) {
     this.templates = components.templates
     this.onEvent = components.onEvent
     this.records = new VmRecords(components.db)
     this.directories = new VmDirectories(init.dataDir)
     this.roster = new Roster(components, init)
     this.runDirs = init.runDir
+    this.stopping = stopping
   }
 
   /** @param name - as in VmRecord.runDirName */
@@ -56,6 +59,7 @@ export class Node {
         onEvent: this.onEvent,
         isArriving: () => this.roster.isClaimed(id),
         forget: (gone) => this.roster.remove(gone),
+        stopping: this.stopping,
       },
       { record, runDir: this.runDir(record.runDirName) },
     )

@@ -42,6 +42,8 @@ export function reserveVm(
   const previous = roster.byId(id)
   if (previous !== undefined) requireComesBack(previous.record, request)
   roster.requireNameFree(spec)
+  // Of the template that may be to come, its fetch asks for room.
+  node.templates.requireFreeBytes(0)
   if (spec.hasDisk) {
     throw new VmError('VM_DISK_NOT_MOVABLE', `VM '${name}' has a disk of its own, which can not be moved yet`)
   }

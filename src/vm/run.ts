@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto'
 import type { TemplateRecord } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
-import type { VmRecord, VmSpec } from '../domain/vm.ts'
+import type { VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import { startClone } from './clone.ts'
 import { VmError } from './errors.ts'
+import { keepTrying } from './keep-trying.ts'
 import { assignNics, type NicRequest } from './nics.ts'
 import type { Node } from './node.ts'
 import type { Claim } from './roster.ts'
@@ -64,7 +65,8 @@ async function startClaimed(
   const state = { kind: 'running', process: process.identity, paused: false } as const
   const record: VmRecord = { spec, epoch: FIRST_EPOCH, state, runDirName: id, createdAtMs: Date.now() }
   signal.throwIfAborted()
-  cleanup.defer(() => node.records.delete(id))
+  // Where that fails too, a crash would leave the record of a VM that never was.
+  cleanup.defer(() => forgetRecord(node, id))
   // The commit point. A crash before it: the next start ends the QEMU. After it: adopts and resumes it.
   await node.records.put(record)
   await process.resume()
@@ -73,6 +75,11 @@ async function startClaimed(
   node.add(record).attach(process)
   node.onEvent({ kind: 'vm-started', id, name })
   return record
+}
+
+async function forgetRecord({ records, stopping }: Node, id: VmId): Promise<void> {
+  const forget = () => records.delete(id)
+  await forget().catch(() => void keepTrying(forget, stopping))
 }
 
 function plan(
@@ -90,6 +97,7 @@ function plan(
   const id = randomUUID()
   roster.requireNameFree({ id, name })
   const template = templates.resolve(templateRef)
+  templates.requireFreeBytes(0)
   const { machine } = template.manifest
   const nics = assignNics(requested, { taken: roster.nics(), spareRootPorts: machine.spareRootPorts })
   requireRunnable(binary, machine, nics)

@@ -53,7 +53,7 @@ const BLACKOUT_COMMAND_TIMEOUT_MS = 2000
  *
  * @param name - label of the new template
  * @throws VmError TEMPLATE_NOT_DERIVABLE, VM_STOPPED (when it ends meanwhile too), VM_BUSY, VM_IN_DOUBT,
- *   VM_UNREACHABLE; TemplateError NAME_INVALID, NAME_TAKEN, NOT_ENOUGH_DISK, TEMPLATE_DAMAGED; MemoryError; QemuError
+ *   VM_UNREACHABLE; TemplateError NAME_INVALID, NAME_TAKEN, TEMPLATE_DAMAGED; DiskFullError; MemoryError; QemuError
  */
 export async function sealVm(
   { templates }: Pick<Node, 'templates'>,

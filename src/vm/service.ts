@@ -42,7 +42,7 @@ export class VmService {
   readonly #stopping = new AbortController()
 
   constructor(components: VmServiceComponents, init: VmServiceInit) {
-    this.#node = new Node(components, init)
+    this.#node = new Node(components, init, this.#stopping.signal)
     this.#binary = components.binary
     this.#powerDownTimeoutMs = init.powerDownTimeoutMs ?? POWER_DOWN_TIMEOUT_MS
   }
@@ -80,7 +80,7 @@ export class VmService {
    *
    * @throws VmError NAME_INVALID, NAME_TAKEN, NOT_ENOUGH_MEMORY, TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT, MAC_INVALID,
    *   MAC_TAKEN, PORT_TAKEN, OVERLAY_FAILED; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_AMBIGUOUS,
-   *   TEMPLATE_DAMAGED; QemuError
+   *   TEMPLATE_DAMAGED; QemuError; DiskFullError
    */
   async run(request: RunRequest, { signal }: { signal: AbortSignal }): Promise<VmRecord> {
     const either = AbortSignal.any([signal, this.#stopping.signal])
@@ -198,10 +198,11 @@ export class VmService {
    * `reserve` takes each one's place over.
    *
    * @returns frees what `reserve` did not take
-   * @throws VmError NOT_ENOUGH_MEMORY
+   * @throws VmError NOT_ENOUGH_MEMORY; DiskFullError
    */
   reserveHerd(places: readonly HerdPlace[]): Disposable {
     this.#stopping.signal.throwIfAborted()
+    this.#node.templates.requireFreeBytes(0)
     return this.#node.roster.keep(places)
   }
 
@@ -210,7 +211,7 @@ export class VmService {
    * left here of a VM that may have gone to that very peer doesn't stand in its way.
    *
    * @throws VmError VM_ALREADY_HERE, EPOCH_STALE, NAME_TAKEN, PORT_TAKEN, VM_DISK_NOT_MOVABLE, NOT_ENOUGH_MEMORY,
-   *   TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError QEMU_NOT_FOUND
+   *   TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError QEMU_NOT_FOUND; DiskFullError
    */
   async reserve(request: ReserveRequest): Promise<ArrivingVm> {
     this.#stopping.signal.throwIfAborted()

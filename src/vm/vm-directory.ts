@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { DiskFullError } from '../domain/errors.ts'
 import type { VmId } from '../domain/vm.ts'
 import { readDiskFormat } from '../qemu/index.ts'
 import { VmError } from './errors.ts'
@@ -34,13 +35,14 @@ export class VmDirectories {
   /**
    * Makes the directory, marked as uncommitted, and in it an empty overlay on the template's disk.
    *
-   * @throws VmError OVERLAY_FAILED with what qemu-img said, QemuError LAUNCH_INVALID
+   * @throws VmError OVERLAY_FAILED with what qemu-img said, QemuError LAUNCH_INVALID; DiskFullError
    */
   async create(id: VmId, basePath: string, signal: AbortSignal): Promise<void> {
     await mkdir(join(this.#dir, id), { recursive: true, mode: 0o700 })
     await this.mark(id)
     const baseFormat = await readDiskFormat(basePath, { backing: 'refused' })
     await qemuImg(
+      this.#dir,
       ['create', '-q', '-f', 'qcow2', '-F', baseFormat, '-b', basePath, this.overlayPath(id)],
       signal,
     )
@@ -80,12 +82,13 @@ export class VmDirectories {
   }
 }
 
-async function qemuImg(args: string[], signal: AbortSignal): Promise<void> {
+async function qemuImg(dir: string, args: string[], signal: AbortSignal): Promise<void> {
   try {
     await promisify(execFile)('qemu-img', args, { signal, timeout: QEMU_IMG_TIMEOUT_MS })
   } catch (cause) {
     signal.throwIfAborted()
     const { stderr = '', message } = cause as Error & { stderr?: string }
+    if (/no space left|disk quota exceeded/i.test(stderr)) throw new DiskFullError(dir, { cause })
     throw new VmError('OVERLAY_FAILED', `qemu-img ${args[0]}: ${stderr.trim() || message}`, { cause })
   }
 }

@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { errorBody } from '../domain/errors.ts'
 import { type Doubt, doubtOf, type MigrationId, type VmRecord, type VmState } from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 import { notDerivable } from './derivable.ts'
@@ -7,6 +8,7 @@ import { endProcess } from './end-process.ts'
 import type { VM_ERRORS, VmError } from './errors.ts'
 import type { VmEvent, VmEventListener } from './events.ts'
 import { exitReason } from './exit-reason.ts'
+import { keepTrying } from './keep-trying.ts'
 import type { VmRecords } from './records.ts'
 import { findProcess, reconcileGuest, resumeGuest } from './recover.ts'
 import {
@@ -31,6 +33,8 @@ export interface VmComponents {
   isArriving: () => boolean
   /** Takes the VM out of the node's list. */
   forget: (vm: Vm) => void
+  /** Aborted when the agent stops. */
+  stopping: AbortSignal
 }
 
 /**
@@ -48,6 +52,13 @@ export interface VmComponents {
  * guest is touched: that write is the commit point of every command. After a
  * crash the guest is brought to where the record says (recover.ts).
  *
+ * When the disk refuses that write, a command fails and changes nothing. What
+ * is so anyway is so without it: a QEMU that has ended, a VM that stays here, a
+ * VM that another node owns. That is told as `vm-record-not-written`, and the
+ * write is tried until it succeeds or the agent stops. Each such record leads
+ * the next start to the same end: a process that is gone is found gone, a move
+ * that was under way is off, a doubt is asked for again.
+ *
  * Commands on one VM wait for each other; each is bounded by QMP's time-outs.
  */
 export class Vm {
@@ -62,6 +73,11 @@ export class Vm {
   #retired = false
   /** A template is being made of it: no move may begin. */
   #isLentToSeal = false
+  /** The disk has not taken what the record says. */
+  #isBehind = false
+  /** The move whose destination owns the VM, while the disk doesn't let go of its record. */
+  #leaving: MigrationId | null = null
+  #isCatchingUp = false
 
   constructor(components: VmComponents, init: { record: VmRecord; runDir: string }) {
     this.#components = components
@@ -96,7 +112,7 @@ export class Vm {
       const found = await findProcess(state.process, this.runDir)
       if (found.kind === 'gone') return this.#saveStopped(found.reason)
       if (state.kind === 'departing') {
-        await this.#save({ kind: 'running', process: state.process, paused: state.paused })
+        await this.#become({ kind: 'running', process: state.process, paused: state.paused })
       }
       if (found.kind === 'unreachable') {
         this.#emit({ kind: 'vm-unreachable', reason: found.reason })
@@ -282,22 +298,26 @@ export class Vm {
   }
 
   /**
-   * The VM is this node's again. A VM whose QEMU has ended meanwhile stays
-   * stopped: it is this node's too.
+   * The VM is this node's again, and its guest goes on, whether the disk takes
+   * the record at once or not: what is there, `departing` or a doubt that the
+   * destination denies, gives it back to this node after a crash too. A VM whose
+   * QEMU has ended meanwhile stays stopped: it is this node's too.
    */
   stay(migrationId: MigrationId): Promise<void> {
     return this.#turns.run(async () => {
       const { state } = this.#record
       if (this.#retired || (state.kind === 'stopped' && state.doubt === null)) return
+      if (this.#leaving !== null)
+        throw this.#error('VM_NOT_DEPARTING', `was given up by move ${this.#leaving}`)
       if (state.kind === 'stopped') {
         this.#requireDoubtOf(migrationId)
-        await this.#save({ ...state, doubt: null })
+        await this.#become({ ...state, doubt: null })
         this.#emit({ kind: 'vm-stayed', migrationId })
         return
       }
       const { process, paused } = requireMoving(this.#record, migrationId, ['departing', 'in-doubt'])
       const meant = { kind: 'running', process, paused } as const
-      await this.#save(meant)
+      await this.#become(meant)
       this.#emit({ kind: 'vm-stayed', migrationId })
       if (!paused) await this.#letRun(meant)
     })
@@ -305,7 +325,12 @@ export class Vm {
 
   /**
    * The destination owns the VM. The record goes first: a QEMU without one is
-   * ended by the next start, a record without QEMU would look like a loss.
+   * ended by the next start, a record without QEMU would look like a loss. While
+   * the disk refuses that, the guest stays paused and the VM in doubt, and it is
+   * tried until it succeeds: the VM leaves then, whether this is called again or
+   * not.
+   *
+   * @throws DiskFullError, or what else the disk refuses it with
    */
   leave(migrationId: MigrationId): Promise<void> {
     return this.#turns.run(async () => {
@@ -313,7 +338,14 @@ export class Vm {
       if (this.#retired) return rm(this.runDir, { recursive: true, force: true })
       if (this.#record.state.kind === 'stopped') this.#requireDoubtOf(migrationId)
       else requireMoving(this.#record, migrationId, ['departing', 'in-doubt'])
-      await this.#forget()
+      this.#leaving = migrationId
+      try {
+        await this.#forget()
+      } catch (error) {
+        // Once the record is gone, the rest is the next start's to end.
+        if (!this.#retired) this.#catchUpLater(error)
+        throw error
+      }
       this.#emit({ kind: 'vm-left', migrationId })
     })
   }
@@ -421,7 +453,7 @@ export class Vm {
     try {
       await act()
     } catch (error) {
-      await this.#save(before)
+      await this.#become(before)
       throw error
     }
   }
@@ -432,23 +464,53 @@ export class Vm {
     const record = { ...this.#record, state }
     await this.#components.records.put(record)
     this.#record = record
+    this.#isBehind = false
+  }
+
+  /** For what is so whether the disk takes it or not: on disk now or later. */
+  async #become(state: VmState): Promise<void> {
+    try {
+      await this.#save(state)
+    } catch (error) {
+      if (this.#retired) throw error
+      this.#record = { ...this.#record, state }
+      this.#isBehind = true
+      this.#catchUpLater(error)
+    }
+  }
+
+  #catchUpLater(error: unknown): void {
+    const { code, message } = errorBody(error)
+    this.#emit({ kind: 'vm-record-not-written', code, reason: message })
+    if (this.#isCatchingUp) return
+    this.#isCatchingUp = true
+    void keepTrying(() => this.#turns.run(() => this.#catchUp()), this.#components.stopping).then(() => {
+      this.#isCatchingUp = false
+    })
+  }
+
+  async #catchUp(): Promise<void> {
+    if (this.#retired) return
+    const migrationId = this.#leaving
+    if (migrationId !== null) {
+      await this.#forget()
+      this.#emit({ kind: 'vm-left', migrationId })
+    } else if (this.#isBehind) {
+      await this.#save(this.#record.state)
+      this.#emit({ kind: 'vm-record-written' })
+    }
   }
 
   async #saveStopped(reason: string): Promise<void> {
     const state = { kind: 'stopped', reason, doubt: doubtOf(this.#record.state) } as const
-    await this.#save(state)
+    await this.#become(state)
     this.#emit({ kind: 'vm-stopped', reason: stopReason(state) })
   }
 
   async #onExit(process: QemuProcess): Promise<void> {
     if (this.#process !== process || this.#retired) return
     this.#process = null
-    const reason = await exitReason(process)
-    const state = { kind: 'stopped', reason, doubt: doubtOf(this.#record.state) } as const
-    this.#record = { ...this.#record, state }
-    this.#emit({ kind: 'vm-stopped', reason: stopReason(state) })
-    // Not written is no loss: the next start finds the process gone and says so.
-    await this.#components.records.put(this.#record).catch(() => {})
+    await this.#saveStopped(await exitReason(process))
   }
 
   #commandable(): { state: StateOf<'running'>; process: QemuProcess } {

@@ -45,6 +45,8 @@ export interface AgentSettings {
   flags?: readonly string[]
   /** Command that the agent is started through, such as `ip netns exec NAME`. */
   prefix?: readonly string[]
+  /** Its data directory, somebody else's to remove; in the temporary one unless told. */
+  dataDir?: string
 }
 
 /** An agent on a temporary directory, with its own data, socket and port. */
@@ -59,11 +61,14 @@ export class AgentUnderTest implements AsyncDisposable {
   /** What it said on stderr. */
   log = ''
 
-  private constructor(dir: string, { name, flags = [], prefix = [] }: AgentSettings) {
+  private constructor(
+    dir: string,
+    { name, flags = [], prefix = [], dataDir = join(dir, 'data') }: AgentSettings,
+  ) {
     this.dir = dir
     this.name = name
     this.socket = join(dir, 'run', 'agent.sock')
-    this.dataDir = join(dir, 'data')
+    this.dataDir = dataDir
     this.#flags = flags
     this.#prefix = prefix
   }

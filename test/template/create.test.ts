@@ -95,7 +95,7 @@ test.each<[code: string, change: Partial<CreateTemplateRequest>]>([
   ['TEMPLATE_FILE_UNREADABLE', { kernelPath: '/nowhere/vmlinuz' }],
   ['TEMPLATE_FILE_UNREADABLE', { initrdPath: '/dev/null' }],
   ['TEMPLATE_FILE_UNREADABLE', { diskPath: '/' }],
-  ['NOT_ENOUGH_DISK', { machine: { ...machine, memoryBytes: 2 ** 40 } }],
+  ['DISK_FULL', { machine: { ...machine, memoryBytes: 2 ** 40 } }],
 ])('%s before any work: %o', async (code, change) => {
   await using node = await TestNode.start()
   const request = await requestIn(node, change)

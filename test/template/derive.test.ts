@@ -124,7 +124,7 @@ test('copying is told of, where there is something to copy', async () => {
 })
 
 test.each<[what: string, options: Partial<DeriveOptions>, code: string]>([
-  ['there is no room', { ownPages: 2 ** 40 }, 'NOT_ENOUGH_DISK'],
+  ['there is no room', { ownPages: 2 ** 40 }, 'DISK_FULL'],
   ['it is cancelled', { signal: AbortSignal.abort(new TypeError('cancelled')) }, 'TypeError'],
 ])('nothing is left when %s', async (_, options, code) => {
   await using node = await TestNode.start()

@@ -1,18 +1,13 @@
 /** What a fetch does to the disk: a full one, and one with reflinks. */
-import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdtemp, open, readdir, rm, statfs, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { promisify } from 'node:util'
+import { open, readdir, statfs } from 'node:fs/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { CHUNK_BYTES } from '../../src/domain/page.ts'
 import { serveTemplate } from '../../src/template/index.ts'
 import { mountReflinks, type ReflinkMount } from '../support/reflink-mount.ts'
+import { SmallDisk } from '../support/small-disk.ts'
 import { addTemplate, codeOf, fill, machine, never, TestNode } from './fixture.ts'
 import { fetchFrom, lyingPeer, TestPeer } from './peers.ts'
-
-const run = promisify(execFile)
 
 let reflinks: ReflinkMount | string
 beforeAll(async () => {
@@ -22,22 +17,10 @@ afterAll(async () => {
   if (typeof reflinks !== 'string') await reflinks[Symbol.asyncDispose]()
 })
 
-/** A file system in memory that is soon full. */
-async function smallDisk(): Promise<{ path: string } & AsyncDisposable> {
-  const path = await mkdtemp(join(tmpdir(), 'drover-small-'))
-  await run('mount', ['-t', 'tmpfs', '-o', 'size=16m,huge=never', 'tmpfs', path])
-  return {
-    path,
-    [Symbol.asyncDispose]: async () => {
-      await run('umount', [path])
-      await rm(path, { recursive: true, force: true })
-    },
-  }
-}
-
 test('a disk that others fill meanwhile ends the fetch, and nothing of it stays there', async ({ skip }) => {
-  if (process.getuid?.() !== 0) return skip('only root can mount a file system')
-  await using disk = await smallDisk()
+  const mounted = await SmallDisk.mount(64)
+  if (typeof mounted === 'string') return skip(mounted)
+  await using disk = mounted
   await using source = await TestNode.start()
   await using target = await TestNode.start(disk.path)
   const noise = Object.fromEntries([0, 1, 2].map((chunk) => [chunk * 256, randomBytes(CHUNK_BYTES)]))
@@ -46,14 +29,13 @@ test('a disk that others fill meanwhile ends the fetch, and nothing of it stays 
   const peer = lyingPeer(source.store, async (reply) => {
     if ('pages' in reply && !isFull) {
       isFull = true
-      const { bavail, bsize } = await statfs(disk.path)
-      await writeFile(join(disk.path, 'others'), Buffer.alloc(bavail * bsize - 4096))
+      await disk.fill({ leavingBytes: 4096 })
     }
     return [reply]
   })
-  expect(await codeOf(fetchFrom(peer, target.store, id))).toBe('NOT_ENOUGH_DISK')
+  expect(await codeOf(fetchFrom(peer, target.store, id))).toBe('DISK_FULL')
   expect(await readdir(target.templatesDir)).toEqual([])
-  await rm(join(disk.path, 'others'))
+  await disk.free()
   await fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, id)
   expect((await target.store.verify(id, { signal: never() })).ok).toBe(true)
 })

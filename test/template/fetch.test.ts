@@ -4,6 +4,7 @@ import { zstdCompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { CHUNK_BYTES, PAGE_BYTES } from '../../src/domain/page.ts'
 import type { TemplateManifest } from '../../src/domain/template.ts'
+import { DISK_MARGIN_BYTES } from '../../src/template/disk.ts'
 import { encodeManifest, type FetchProgress, serveTemplate, templateId } from '../../src/template/index.ts'
 import { templateRequestCodec } from '../../src/wire/template-messages.ts'
 import { aborted, addTemplate, CHUNKS, codeOf, machine, never, TestNode } from './fixture.ts'
@@ -133,10 +134,11 @@ test('a template that the disk has no room for is not begun', async () => {
   const smaller = { ...huge, chunkHashes: huge.chunkHashes.slice(0, 30_000) }
   const diskChunks = 30_000 - manifest.chunkHashes.length
   smaller.sizes = { ...manifest.sizes, disk: diskChunks * CHUNK_BYTES }
-  using _promised = await target.store.reserveBytes((await freeBytes(target)) - CHUNK_BYTES)
+  const promisedBytes = (await freeBytes(target)) - CHUNK_BYTES - DISK_MARGIN_BYTES
+  using _promised = target.store.reserveBytes(promisedBytes)
   const [other, otherId] = await peerWithManifest(source.store, smaller)
   await expect(fetchFrom(other, target.store, otherId)).rejects.toMatchObject({
-    code: 'NOT_ENOUGH_DISK',
+    code: 'DISK_FULL',
     details: { neededBytes: expect.toSatisfy((bytes: number) => bytes > diskChunks * CHUNK_BYTES) },
   })
 })

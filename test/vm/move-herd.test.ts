@@ -242,7 +242,8 @@ test('Ctrl-C cancels those under way and those that wait, which are not touched'
   )
   const underWay = migrations.filter(({ running }) => running)
   expect(underWay.map(({ vm }) => vm)).toEqual(LADEN)
-  expect(await reservedBytes(destination)).toBeGreaterThan(LADEN.length * 64 * 1024 ** 2)
+  // Head-room of the two that wait; what those under way have taken already counts as theirs.
+  expect(await reservedBytes(destination)).toBeGreaterThan(2 * 64 * 1024 ** 2)
   moving.interrupt()
 
   const { code, stdout, stderr } = await moving.ended

@@ -47,8 +47,8 @@ export class TestNode {
     )
   }
 
-  static async start(bench: Bench, memoryLimitBytes: number | null): Promise<TestNode> {
-    const db: Database = new Level<string, unknown>(join(bench.dir, 'db'))
+  static async start(bench: Bench, memoryLimitBytes: number | null, opened?: Database): Promise<TestNode> {
+    const db: Database = opened ?? new Level<string, unknown>(join(bench.dir, 'db'))
     await db.open()
     const node = new TestNode(bench, db, memoryLimitBytes)
     await node.templates.start()
@@ -158,8 +158,9 @@ export class Bench implements AsyncDisposable {
     return join(this.dir, 'run')
   }
 
-  start({ memoryLimitBytes = null }: { memoryLimitBytes?: number | null } = {}): Promise<TestNode> {
-    return TestNode.start(this, memoryLimitBytes)
+  /** @param options.db - opened by the caller, on a disk of its own; the bench's unless told */
+  start(options: { memoryLimitBytes?: number | null; db?: Database } = {}): Promise<TestNode> {
+    return TestNode.start(this, options.memoryLimitBytes ?? null, options.db)
   }
 
   /** Pids of the QEMUs that run in this bench. */

@@ -1,0 +1,11 @@
+import { statfsSync } from 'node:fs'
+
+/** Bytes that the file system of `path` has left for others than root; null where it can't be asked. Doesn't wait. */
+export function availableDiskBytes(path: string): number | null {
+  try {
+    const { bavail, bsize } = statfsSync(path)
+    return bavail * bsize
+  } catch {
+    return null
+  }
+}
