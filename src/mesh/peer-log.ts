@@ -8,15 +8,23 @@ const MAX_PEERS = 2048
 
 /** Lines about peers, so many for each: none fills the log of a node. */
 export class PeerLines {
-  readonly #buckets = new TokenBuckets(RATE, { maxBuckets: MAX_PEERS })
+  readonly #buckets: TokenBuckets
   /** Lines left out since the last one. */
   readonly #leftOut = new Map<string, number>()
 
+  constructor(rate = RATE) {
+    this.#buckets = new TokenBuckets(rate, { maxBuckets: MAX_PEERS })
+  }
+
   /** @returns what to write, with how many before it were left out; null: leave this one out too */
-  admit<T extends object>(peer: string, facts: T): (T & { leftOut?: number }) | null {
+  admit<T extends object>(
+    peer: string,
+    facts: T,
+    nowMs = performance.now(),
+  ): (T & { leftOut?: number }) | null {
     const leftOut = this.#leftOut.get(peer) ?? 0
     this.#leftOut.delete(peer)
-    if (this.#buckets.take(peer, performance.now())) return leftOut === 0 ? facts : { ...facts, leftOut }
+    if (this.#buckets.take(peer, nowMs)) return leftOut === 0 ? facts : { ...facts, leftOut }
     this.#leftOut.set(peer, leftOut + 1)
     const [oldest] = this.#leftOut.keys()
     if (this.#leftOut.size > MAX_PEERS && oldest !== undefined) this.#leftOut.delete(oldest)

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { NAME_PATTERN } from '../domain/text.ts'
+import { PEER_ID_PATTERN } from '../domain/vm.ts'
 import { messageCodec } from './message.ts'
 
 /**
@@ -26,7 +27,7 @@ export const MESH_KEY_BYTES = 32
 const addresses = z.array(z.string().max(256)).max(MAX_HELLO_ADDRESSES)
 const name = z.string().regex(NAME_PATTERN)
 
-const peerId = z.string().regex(/^[1-9A-HJ-NP-Za-km-z]{32,64}$/)
+const peerId = z.string().regex(PEER_ID_PATTERN)
 
 const hello = z.object({
   version: z.number().int().min(1),

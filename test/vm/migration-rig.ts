@@ -1,4 +1,5 @@
 import type { MigrationReport } from '../../src/domain/migration.ts'
+import { Policy } from '../../src/domain/policy.ts'
 import {
   type MigrationComponents,
   type MigrationEvent,
@@ -63,6 +64,7 @@ export class MigrationRig implements AsyncDisposable {
       binary: this.#benches[0]!.binary,
       peerId: name,
       providersOf: () => [],
+      policy: new Policy({}, { node: name }),
       onEvent: (event) => this.events.push({ node: name, ...event }),
       open: async (peer, protocol) => this.tamper(protocol, this.dial(name, peer, protocol)),
     }
