@@ -69,14 +69,18 @@ export class Channels {
     handler: ChannelHandler,
     limits: HandlerLimits = {},
   ): Promise<void> {
+    const maxOpen = limits.maxInboundStreams ?? MAX_INBOUND_STREAMS
+    // libp2p counts the streams of a connection, and a peer may have several of those.
+    const open = new Map<string, number>()
     const buckets = new TokenBuckets(limits.rate ?? CHANNEL_RATE, { maxBuckets: MAX_PEERS })
     const accept = (stream: Stream, connection: Connection) => {
       const peer = connection.remotePeer.toString()
-      if (!buckets.take(peer, performance.now())) {
+      if (!buckets.take(peer, performance.now()) || (open.get(peer) ?? 0) >= maxOpen) {
         const error = new MeshError('TOO_MANY_CHANNELS', `${peer} opens too many channels for ${protocol}`)
         this.#log.warn({ peer, protocol, code: error.code }, 'a channel of a peer was reset')
         return stream.abort(error)
       }
+      countOpen(open, peer, stream)
       const channel = this.#track(stream, peer)
       this.#serving.run(
         async (signal) => {
@@ -93,7 +97,7 @@ export class Channels {
       )
     }
     await node.handle(protocol, accept, {
-      maxInboundStreams: limits.maxInboundStreams ?? MAX_INBOUND_STREAMS,
+      maxInboundStreams: maxOpen,
       maxOutboundStreams: MAX_OUTBOUND_STREAMS,
     })
   }
@@ -112,6 +116,17 @@ export class Channels {
     if (stream.status !== 'open') this.#open.delete(channel)
     return channel
   }
+}
+
+function countOpen(open: Map<string, number>, peer: string, stream: Stream): void {
+  if (stream.status !== 'open') return
+  open.set(peer, (open.get(peer) ?? 0) + 1)
+  const closed = () => {
+    const left = open.get(peer)! - 1
+    if (left > 0) open.set(peer, left)
+    else open.delete(peer)
+  }
+  stream.addEventListener('close', closed, { once: true })
 }
 
 function linger(stream: Stream, channel: Channel): void {

@@ -6,30 +6,18 @@ import type { Channel } from '../wire/channel.ts'
 import type { Hello } from '../wire/mesh-messages.ts'
 import { advertised, type DialableAddress, dialableAddresses } from './address.ts'
 import type { Channels } from './channels.ts'
+import { cutConnections } from './connection-guard.ts'
 import { Dialer } from './dialer.ts'
 import type { Directory } from './directory.ts'
-import { MeshError } from './errors.ts'
 import { encodeHello, exchangeHellos, HELLO_PROTOCOL, HELLO_TIMEOUT_MS } from './hello.ts'
-import { Hints } from './hints.ts'
 import type { MeshLog } from './log.ts'
 import type { MemberBook } from './member-book.ts'
+import { NEWS_INTERVAL_MS, NewsRounds } from './news-rounds.ts'
 import { measureRttMs } from './ping.ts'
 import { Redialer } from './redialer.ts'
 import type { KeptRemoval, Removals } from './removals.ts'
 import { Tasks } from './tasks.ts'
-
-/**
- * One hello with one member, picked at random, so often: what a node missed
- * while it was away comes round within minutes. After news, and two nodes that
- * join at the same moment are news that neither has, a few rounds follow each
- * other quickly: log2 of the mesh's size is what it takes for everybody to
- * know. The cost per node doesn't grow with the mesh (anti-entropy and rumors:
- * Demers et al., "Epidemic algorithms for replicated database maintenance",
- * PODC 1987).
- */
-const GOSSIP_INTERVAL_MS = 30_000
-const NEWS_INTERVAL_MS = 500
-const MIN_NEWS_ROUNDS = 3
+import { Whereabouts } from './whereabouts.ts'
 
 /** Two who hear of each other: one dials, the other one waits so long for it. */
 const YIELD_MS = 500
@@ -97,14 +85,11 @@ export class Membership {
   readonly #name: string
   readonly #redialer: Redialer
   readonly #tasks = new Tasks()
-  /** Where this node was told to look for somebody, for as long as it runs. */
-  readonly #bootstrap = new Map<string, Multiaddr[]>()
-  readonly #hints = new Hints()
+  readonly #whereabouts: Whereabouts
+  readonly #news = new NewsRounds()
   /** Members whose connection has been reported. */
   readonly #present = new Set<string>()
   readonly #rttMs = new Map<string, number>()
-  #newsRounds = 0
-  #gossipDueAtMs = 0
 
   constructor(components: MembershipComponents, init: { name: string }) {
     const { node, book, removals, channels } = components
@@ -118,11 +103,12 @@ export class Membership {
     this.#onHelloOf = components.onHello
     this.#onRemoved = components.onRemoved
     this.#name = init.name
-    this.dialer = new Dialer({ node, removals, addressesOf: (peerId) => this.#addressesOf(peerId) })
+    this.#whereabouts = new Whereabouts(components)
+    this.dialer = new Dialer({ node, removals, addressesOf: (peerId) => this.#whereabouts.of(peerId) })
     this.#redialer = new Redialer({
       connect: (peerId, signal) => this.dialer.connect(peerId, signal),
       isConnected: (peerId) => this.dialer.existing(peerId) !== undefined,
-      onForget: (peerId) => this.#hints.delete(peerId),
+      onForget: (peerId) => this.#whereabouts.forgetHints(peerId),
     })
   }
 
@@ -136,9 +122,7 @@ export class Membership {
     )
     // Whoever dialled opens; the other side answers.
     this.#node.addEventListener('connection:open', ({ detail: connection }) => {
-      // Removed between the gate and here.
-      if (this.#removals.has(connection.remotePeer.toString())) this.#cut(connection.remotePeer.toString())
-      else if (connection.direction === 'outbound') this.#greet(connection)
+      if (connection.status === 'open' && connection.direction === 'outbound') this.#greet(connection)
     })
     this.#node.addEventListener('peer:disconnect', ({ detail }) => this.#onDisconnect(detail.toString()))
   }
@@ -151,7 +135,7 @@ export class Membership {
     for (const { peerId, address } of contacts) this.#hint(peerId, [address], 0)
     for (const { peerId, address } of bootstrap) {
       if (peerId === this.#node.peerId.toString() || this.#removals.has(peerId)) continue
-      this.#bootstrap.set(peerId, [...(this.#bootstrap.get(peerId) ?? []), address])
+      this.#whereabouts.bootstrap({ peerId, address })
       this.#redialer.keep(peerId)
     }
     for (const { peerId } of this.#book.all()) this.#redialer.keep(peerId)
@@ -243,23 +227,15 @@ export class Membership {
 
   async #expel({ peerId, name, removedBy }: KeptRemoval): Promise<void> {
     this.#redialer.forget(peerId)
-    this.#hints.delete(peerId)
-    this.#bootstrap.delete(peerId)
-    this.#cut(peerId)
+    this.#whereabouts.forget(peerId)
+    cutConnections(this.#node, peerId)
     this.#onDisconnect(peerId)
     // Whoever hears of it doesn't find it in the book any more.
     const removed = this.#book.remove(peerId)
     this.#onEvent({ kind: 'member-removed', peerId, name, by: removedBy })
     this.#onRemoved(peerId)
-    this.#newsBegin()
+    this.#news.begin(this.#book.all().length)
     await removed
-  }
-
-  #cut(peerId: string): void {
-    const reason = new MeshError('PEER_REMOVED', `${peerId} was removed from this mesh`)
-    for (const connection of this.#node.getConnections()) {
-      if (connection.remotePeer.toString() === peerId) connection.abort(reason)
-    }
   }
 
   #reportOwn({ peerId, removedBy, atMs }: KeptRemoval): void {
@@ -321,21 +297,16 @@ export class Membership {
       this.#log.warn({ peer: peerId, name }, 'the mesh is full: a node was not taken as a member')
       return
     }
-    this.#hints.delete(peerId)
+    this.#whereabouts.forgetHints(peerId)
     this.#redialer.keep(peerId)
     if (joined) {
       this.#onEvent({ kind: 'member-joined', peerId, name })
-      this.#newsBegin()
+      this.#news.begin(this.#book.all().length)
     }
     this.#onConnected(peerId, name)
     for (const member of members) {
       this.suggest(member.peerId, dialableAddresses(member.addresses, member.peerId))
     }
-  }
-
-  #newsBegin(): void {
-    this.#newsRounds = MIN_NEWS_ROUNDS + Math.ceil(Math.log2(Math.max(1, this.#book.all().length)))
-    this.#gossipDueAtMs = 0
   }
 
   #onConnected(peerId: string, name: string): void {
@@ -353,32 +324,15 @@ export class Membership {
     this.#onEvent({ kind: 'member-disconnected', peerId, name: this.#book.get(peerId)?.name ?? '' })
   }
 
-  /** A node's own words come first, the newest in front; others may know better where it is while it is away. */
-  #addressesOf(peerId: string): Multiaddr[] {
-    const own = [
-      ...(this.#directory.get(peerId)?.addresses ?? []),
-      ...(this.#book.get(peerId)?.addresses ?? []),
-    ]
-    const all = [
-      ...dialableAddresses(own, peerId),
-      ...(this.#bootstrap.get(peerId) ?? []),
-      ...this.#hints.of(peerId),
-    ]
-    return [...new Map(all.map((address) => [address.toString(), address])).values()]
-  }
-
   #hint(peerId: string, addresses: readonly Multiaddr[], waitMs: number): void {
     if (peerId === this.#node.peerId.toString() || addresses.length === 0) return
     if (this.#removals.has(peerId)) return
     if (this.#present.has(peerId) || !this.#redialer.hint(peerId, waitMs)) return
-    this.#hints.add(peerId, addresses)
+    this.#whereabouts.hint(peerId, addresses)
   }
 
   #gossipIfDue(): void {
-    const nowMs = performance.now()
-    if (nowMs < this.#gossipDueAtMs) return
-    this.#gossipDueAtMs = nowMs + (this.#newsRounds > 0 ? NEWS_INTERVAL_MS : GOSSIP_INTERVAL_MS)
-    this.#newsRounds = Math.max(0, this.#newsRounds - 1)
+    if (!this.#news.take(performance.now())) return
     const present = [...this.#present]
     const peer = present[Math.floor(Math.random() * present.length)]
     const connection = peer === undefined ? undefined : this.dialer.existing(peer)

@@ -7,6 +7,7 @@ import type { NodeFacts, NodeInventory } from '../domain/node.ts'
 import { type DialableAddress, dialableAddress, dialableAddresses, isLoopback } from './address.ts'
 import { Announcements, meshNowMs } from './announcements.ts'
 import { Channels } from './channels.ts'
+import { guardConnections } from './connection-guard.ts'
 import { Directory, type NodeEvent } from './directory.ts'
 import { MeshError } from './errors.ts'
 import { nextIncarnation } from './incarnation.ts'
@@ -155,6 +156,7 @@ export async function startParts(
   starting.defer(() => membership.stop(stopped))
   starting.defer(() => records.stop(stopped))
   starting.defer(() => announcements.stop(stopped))
+  guardConnections(node, removals)
   await membership.prepare()
   await announcements.prepare()
   await serve({ node, channels })

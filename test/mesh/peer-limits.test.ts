@@ -1,8 +1,11 @@
 /** What one peer may make a node do: channels per second, and lines in its log. */
+import { multiaddr } from '@multiformats/multiaddr'
 import { expect, test } from 'vitest'
+import { StreamChannel } from '../../src/mesh/channel.ts'
 import type { MeshLog } from '../../src/mesh/index.ts'
 import { PeerLines } from '../../src/mesh/peer-log.ts'
 import { startNode, whenConnected } from '../support/mesh-pair.ts'
+import { startRawPeer } from '../support/raw-peer.ts'
 
 const soon = () => AbortSignal.timeout(10_000)
 
@@ -41,6 +44,37 @@ test('a peer whose channels fail all the time writes so many lines, and no more'
     await expect(channel.receive({ maxBytes: 10 })).rejects.toMatchObject({ code: 'CHANNEL_RESET' })
   }
   expect(lines).toHaveLength(32)
+})
+
+test('a peer has so many connections, and so many channels over all of them', async () => {
+  await using first = await startNode('first')
+  const until = Promise.withResolvers<void>()
+  await first.mesh.handle(
+    '/drover/few/1',
+    (channel) => channel.send(Buffer.from('in')).then(() => until.promise),
+    {
+      maxInboundStreams: 2,
+    },
+  )
+  const raw = await startRawPeer(first.mesh.token())
+  try {
+    const addresses = first.mesh.addresses().map((address) => multiaddr(address))
+    for (let index = 0; index < 12; index++) {
+      // What is too many is cut as soon as it is there.
+      await raw.dial(addresses, { force: true }).catch(() => null)
+    }
+    await expect.poll(() => raw.getConnections().length).toBe(8)
+    const answers: unknown[] = []
+    for (const connection of raw.getConnections().slice(0, 3)) {
+      const channel = new StreamChannel(await connection.newStream('/drover/few/1'), first.mesh.peerId)
+      const answer = await channel.receive({ maxBytes: 10 }).catch((error: { code: string }) => error.code)
+      answers.push(answer instanceof Uint8Array ? 'in' : answer)
+    }
+    expect(answers).toEqual(['in', 'in', 'CHANNEL_RESET'])
+  } finally {
+    until.resolve()
+    await raw.stop()
+  }
 })
 
 test('a line says how many before it were left out', () => {
