@@ -2,7 +2,8 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { DroverError, errorBody } from '../domain/errors.ts'
-import { Mesh } from '../mesh/index.ts'
+import { Policy } from '../domain/policy.ts'
+import { Mesh, PeerLines } from '../mesh/index.ts'
 import { MigrationService } from '../migration/index.ts'
 import { openQemuUser, probeQemu, type QemuBinary, type QemuUser } from '../qemu/index.ts'
 import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
@@ -30,6 +31,8 @@ export class Agent implements AsyncDisposable {
   readonly #config: AgentConfig
   readonly #log: Logger
   readonly #events = new EventHub()
+  /** Events that peers cause: no one of them fills the log. */
+  readonly #lines = new PeerLines()
   /** Null until it runs: what happens before is in its first announcement. */
   #mesh: Mesh | null = null
   #running = new AsyncDisposableStack()
@@ -73,8 +76,9 @@ export class Agent implements AsyncDisposable {
       vms.service = await this.#startVms(db, templates, binary)
       starting.defer(() => vms.service!.stop())
     }
+    const policy = new Policy(config.allow, { node: config.name })
     const facts = new NodeFactsReader({ templates, vms: vms.service, binary })
-    const mesh = await this.#startMesh(db, facts)
+    const mesh = await this.#startMesh(db, facts, policy)
     this.#mesh = mesh
     starting.defer(() => mesh.stop())
 
@@ -88,18 +92,25 @@ export class Agent implements AsyncDisposable {
 
     let hypervisor: Hypervisor | null = null
     if (binary !== null) {
-      const migrations = await this.#startMigrations(db, mesh, templates, vms.service!, binary)
+      const migrations = await this.#startMigrations(db, {
+        mesh,
+        policy,
+        templates,
+        vms: vms.service!,
+        binary,
+      })
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       hypervisor = { binary, vms: vms.service!, migrations }
     } else {
-      await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates))
+      await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates, { policy }))
     }
     const parts: CommandParts = {
       config,
       log: this.#log,
       events: this.#events,
       mesh,
+      policy,
       templates,
       templateSpace,
       qemu: qemuStatus(config, binary, qemuError),
@@ -163,10 +174,16 @@ export class Agent implements AsyncDisposable {
     return vms
   }
 
-  async #startMesh(db: Database, facts: NodeFactsReader): Promise<Mesh> {
+  async #startMesh(db: Database, facts: NodeFactsReader, policy: Policy): Promise<Mesh> {
     const { name, listen, dataDir, joinToken, bootstrap, mdns } = this.#config
     const mesh = new Mesh(
-      { db, log: this.#log, facts: () => facts.read(), inventory: () => facts.inventory() },
+      {
+        db,
+        log: this.#log,
+        facts: () => facts.read(),
+        inventory: () => facts.inventory(),
+        mayRemove: (peerId) => policy.permits('command', peerId),
+      },
       { name, listen, dataDir, bootstrap, mdns, ...(joinToken === null ? {} : { joinToken }) },
     )
     mesh.onMember((event) => this.#publish(event))
@@ -177,16 +194,18 @@ export class Agent implements AsyncDisposable {
 
   async #startMigrations(
     db: Database,
-    mesh: Mesh,
-    templates: TemplateStore,
-    vms: VmService,
-    binary: QemuBinary,
+    parts: {
+      mesh: Mesh
+      policy: Policy
+      templates: TemplateStore
+      vms: VmService
+      binary: QemuBinary
+    },
   ): Promise<MigrationService> {
+    const { mesh, ...others } = parts
     const migrations = new MigrationService({
       db,
-      vms,
-      templates,
-      binary,
+      ...others,
       open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
       peerId: mesh.peerId,
       signatures: mesh.signatures,
@@ -203,9 +222,11 @@ export class Agent implements AsyncDisposable {
     this.#mesh?.announce()
   }
 
-  #publish(event: { kind: string }): void {
+  #publish(event: { kind: string; peerId?: string; from?: string }): void {
     this.#events.publish({ ...event })
-    this.#log.info(event, event.kind)
+    const peer = event.from ?? event.peerId
+    const line = peer === undefined ? event : this.#lines.admit(peer, event)
+    if (line !== null) this.#log.info(line, event.kind)
   }
 }
 

@@ -20,6 +20,7 @@ import {
 } from '../domain/migration.ts'
 import type { NodeMemory, NodeQemu, NodeVm } from '../domain/node.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
+import type { PolicySettings } from '../domain/policy.ts'
 import type { Accelerator, TemplateId } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import type { MigrationId, NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
@@ -130,6 +131,8 @@ export interface StatusReply {
   addresses: string[]
   dataDir: string
   socket: string
+  /** Who may send VMs here, fetch templates from here, command this node's VMs. */
+  policy: PolicySettings
   /** `version` and `accelerator` are null, and `error` says why, on a node without a usable QEMU. */
   qemu: {
     path: string
@@ -179,6 +182,15 @@ export interface MemberReply {
   connected: boolean
   rttMs: number | null
   self: boolean
+}
+/** POST /mesh/members/PEER/remove. */
+export interface RemovalReply {
+  peerId: string
+  /** Null: it was never met. */
+  name: string | null
+  /** Peer id of who removed it: somebody else where it was removed already. */
+  removedBy: string
+  atMs: number
 }
 /** A node of the mesh by its own words: GET /mesh/directory. */
 export interface NodeReply {

@@ -3,7 +3,9 @@ import { isIPv4, isIPv6 } from 'node:net'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { z } from 'zod'
+import type { PolicySettings } from '../domain/policy.ts'
 import { NAME_PATTERN, parseSizeBytes } from '../domain/text.ts'
+import { PEER_ID_PATTERN } from '../domain/vm.ts'
 import { AgentError } from './errors.ts'
 
 /** sun_path of a unix socket, terminating zero included (unix(7)). */
@@ -24,6 +26,13 @@ const sizeSchema = z.union([z.int().positive(), z.string()]).transform((value, c
 })
 
 const MAX_BOOTSTRAP = 64
+const MAX_PERMITTED = 1024
+
+const permitted = z
+  .union([z.literal('members'), z.array(z.string().regex(PEER_ID_PATTERN)).max(MAX_PERMITTED)], {
+    error: 'who may is "members", or a list of peer ids as `drover mesh ls` shows them',
+  })
+  .default('members')
 
 const bootstrapAddress = z
   .string()
@@ -45,6 +54,8 @@ const configSchema = z.strictObject({
   bootstrap: z.array(bootstrapAddress).max(MAX_BOOTSTRAP).optional(),
   /** Whether nodes of one mesh find each other in a LAN by multicast DNS; default true. */
   mdns: z.boolean().optional(),
+  /** Which members may send VMs here, fetch templates from here, command this node's VMs; default: all of them. */
+  allow: z.strictObject({ send: permitted, fetch: permitted, command: permitted }).optional(),
   /** What VMs and templates may take together: bytes or `8G`; default: what the machine has. */
   memoryLimitBytes: sizeSchema.optional(),
   /** What templates may take on disk: when one comes, the least useful go. Default: no limit. */
@@ -74,6 +85,8 @@ export interface AgentConfig {
   joinToken: string | null
   bootstrap: string[]
   mdns: boolean
+  /** An action that is missing: every member may. */
+  allow: Partial<PolicySettings>
   memoryLimitBytes: number | null
   templateLimitBytes: number | null
   qemuPath: string
@@ -106,6 +119,7 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     joinToken: settings.join ?? null,
     bootstrap: settings.bootstrap ?? [],
     mdns: settings.mdns ?? true,
+    allow: settings.allow ?? {},
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
     templateLimitBytes: settings.templateLimitBytes ?? null,
     qemuPath: programPath(settings.qemu ?? DEFAULT_QEMU),

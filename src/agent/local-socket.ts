@@ -28,7 +28,11 @@ export async function claimSocket(path: string): Promise<void> {
   await rm(path, { force: true })
 }
 
-/** Only the agent's user may speak to it. */
+/**
+ * Only the agent's user may speak to it. That holds before this too: the
+ * process's umask (run-agent.ts) lets nobody else at what it makes, from the
+ * moment that it is there; here its mode gets what it should be.
+ */
 export async function restrictSocket(path: string): Promise<void> {
   await chmod(path, 0o600)
 }

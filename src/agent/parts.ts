@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { DroverError } from '../domain/errors.ts'
+import type { Policy } from '../domain/policy.ts'
 import type { Mesh } from '../mesh/index.ts'
 import type { MigrationService } from '../migration/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
@@ -17,6 +18,7 @@ export interface AgentParts {
   log: Logger
   events: EventHub
   mesh: Mesh
+  policy: Policy
   templates: TemplateStore
   templateSpace: TemplateSpace
   commands: Commands

@@ -1,4 +1,4 @@
-import { errorBody } from '../domain/errors.ts'
+import { errorBody, PolicyError } from '../domain/errors.ts'
 import { TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import {
   type DroppedProvider,
@@ -26,7 +26,7 @@ export interface Pull {
 /**
  * Brings a template to this node.
  *
- * @throws AgentError TEMPLATE_ID_NEEDED, TEMPLATE_NOT_ON_PEERS; with one peer to ask, what that one said
+ * @throws PolicyError NOT_PERMITTED when nobody else gave it; AgentError TEMPLATE_ID_NEEDED, TEMPLATE_NOT_ON_PEERS; with one peer to ask, what that one said
  */
 export async function pullTemplate(
   { mesh, templates, events }: AgentParts,
@@ -70,7 +70,7 @@ export async function pullTemplate(
     const { code } = errorBody(error)
     const isTheirs =
       code === 'TEMPLATE_NOT_FOUND' || (dropped.length > 1 && dropped.some((one) => one.code === code))
-    if (signal.aborted || from !== null || !isTheirs) throw error
+    if (signal.aborted || from !== null || !isTheirs || error instanceof PolicyError) throw error
     throw new AgentError('TEMPLATE_NOT_ON_PEERS', `none of ${dropped.length} members gave us ${template}`, {
       cause: error,
       details: { template, answers: dropped },

@@ -96,6 +96,15 @@ function mebibytes(bytes: number): string {
   return `${(bytes / 1024 ** 2).toFixed(1)} MiB`
 }
 
+export const POLICY_ERRORS = { NOT_PERMITTED: 'refused' } as const satisfies ErrorCodes
+
+/** A node doesn't let another one do that: see policy.ts. */
+export class PolicyError extends DroverError<keyof typeof POLICY_ERRORS> {
+  constructor(code: keyof typeof POLICY_ERRORS, message: string, init?: ErrorInit) {
+    super(code, POLICY_ERRORS[code], message, init)
+  }
+}
+
 /** What of an error crosses the wire or the local API. */
 export interface ErrorBody {
   code: string

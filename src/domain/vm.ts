@@ -6,6 +6,7 @@ export type VmId = string
 export type MigrationId = string
 /** libp2p peer id in its usual text form. */
 export type PeerIdText = string
+export const PEER_ID_PATTERN = /^[1-9A-HJ-NP-Za-km-z]{32,64}$/
 
 /** A NIC plugged into a spare root port after cloning. */
 export interface NicSpec {

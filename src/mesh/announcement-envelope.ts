@@ -1,18 +1,19 @@
-import type { PrivateKey, Record } from '@libp2p/interface'
-import { peerIdFromPublicKey } from '@libp2p/peer-id'
-import { RecordEnvelope } from '@libp2p/peer-record'
+import type { PrivateKey } from '@libp2p/interface'
 import { MAX_ANNOUNCEMENT_BYTES } from '../wire/announcement-message.ts'
-import { WireError } from '../wire/errors.ts'
 import {
   type Announcement,
   type AnnouncementContent,
   packAnnouncement,
   unpackAnnouncement,
 } from './announcement.ts'
+import { type EnvelopeKind, openEnvelope, sealEnvelope } from './signed-envelope.ts'
 
-/** What is signed begins with it (libp2p RFC 0002): no other record of this key can be taken for an announcement. */
-const DOMAIN = 'drover-announcement'
-const PAYLOAD_TYPE = Buffer.from('/drover/announcement/1')
+const ANNOUNCEMENT: EnvelopeKind = {
+  name: 'an announcement',
+  domain: 'drover-announcement',
+  payloadType: Buffer.from('/drover/announcement/1'),
+  maxBytes: MAX_ANNOUNCEMENT_BYTES,
+}
 
 /** An announcement as its author signed it: it stays true whoever hands it on. */
 export interface ParsedEnvelope {
@@ -25,31 +26,9 @@ export interface ParsedEnvelope {
   verify: () => Promise<boolean>
 }
 
-class AnnouncementRecord implements Record {
-  readonly domain = DOMAIN
-  readonly codec = PAYLOAD_TYPE
-  readonly #payload: Uint8Array
-
-  constructor(payload: Uint8Array) {
-    this.#payload = payload
-  }
-
-  marshal(): Uint8Array {
-    return this.#payload
-  }
-
-  equals(other: Record): boolean {
-    return Buffer.from(this.#payload).equals(other.marshal())
-  }
-}
-
 /** @returns at most MAX_ANNOUNCEMENT_BYTES */
-export async function sealAnnouncement(
-  content: AnnouncementContent,
-  privateKey: PrivateKey,
-): Promise<Uint8Array> {
-  const envelope = await RecordEnvelope.seal(new AnnouncementRecord(packAnnouncement(content)), privateKey)
-  return envelope.marshal()
+export function sealAnnouncement(content: AnnouncementContent, privateKey: PrivateKey): Promise<Uint8Array> {
+  return sealEnvelope(ANNOUNCEMENT, packAnnouncement(content), privateKey)
 }
 
 /**
@@ -58,27 +37,6 @@ export async function sealAnnouncement(
  * @throws WireError MESSAGE_TOO_LARGE, MESSAGE_MALFORMED
  */
 export function parseEnvelope(data: Uint8Array): ParsedEnvelope {
-  if (data.length > MAX_ANNOUNCEMENT_BYTES) {
-    throw new WireError('MESSAGE_TOO_LARGE', `an announcement of ${data.length} bytes`)
-  }
-  // What is kept must not keep the buffer that it came in.
-  const bytes = Uint8Array.from(data)
-  const envelope = openEnvelope(bytes)
-  if (envelope.publicKey.type !== 'Ed25519' || !PAYLOAD_TYPE.equals(envelope.payloadType)) {
-    throw new WireError('MESSAGE_MALFORMED', 'an envelope of something else')
-  }
-  return {
-    author: peerIdFromPublicKey(envelope.publicKey).toString(),
-    announcement: unpackAnnouncement(envelope.payload),
-    bytes,
-    verify: () => envelope.validate(DOMAIN),
-  }
-}
-
-function openEnvelope(bytes: Uint8Array): RecordEnvelope {
-  try {
-    return RecordEnvelope.createFromProtobuf(bytes)
-  } catch (cause) {
-    throw new WireError('MESSAGE_MALFORMED', 'not a signed envelope', { cause })
-  }
+  const { author, payload, bytes, verify } = openEnvelope(ANNOUNCEMENT, data)
+  return { author, announcement: unpackAnnouncement(payload), bytes, verify }
 }

@@ -1,15 +1,14 @@
 import { DroverError } from '../domain/errors.ts'
 import { type ParsedEnvelope, parseEnvelope } from './announcement-envelope.ts'
 import type { Directory, NodeEvent } from './directory.ts'
+import { TokenBuckets } from './token-bucket.ts'
 
 /**
  * What each author may say: as much as an announcer does that changes all the
  * time (MIN_INTERVAL_MS). Whoever sends us ten times that itself is no drover.
  */
-const TOKENS_PER_S = 2
-const BURST = 8
-const FLOOD_PER_S = 20
-const FLOOD_BURST = 80
+const NEWS_RATE = { burst: 8, perSecond: 2 }
+const FLOOD_RATE = { burst: 80, perSecond: 20 }
 const MAX_BUCKETS = 8192
 
 /**
@@ -32,7 +31,9 @@ export class AnnouncementIntake {
   readonly #directory: Directory
   readonly #onEvent: (event: NodeEvent) => void
   /** Of authors whose signatures were right: nobody can use up another one's. */
-  readonly #buckets = new Map<string, Bucket>()
+  readonly #news = new TokenBuckets(NEWS_RATE, { maxBuckets: MAX_BUCKETS })
+  /** Of the same authors: news, and what was of no use. */
+  readonly #flood = new TokenBuckets(FLOOD_RATE, { maxBuckets: MAX_BUCKETS })
 
   constructor({ directory, onEvent }: IntakeComponents) {
     this.#directory = directory
@@ -52,13 +53,14 @@ export class AnnouncementIntake {
     if (envelope === null) return 'reject'
     const { author, announcement } = envelope
     if (this.#directory.weigh(author, announcement) !== 'news') return this.#ofNoUse(author, from, nowMs)
-    if (this.#buckets.get(author)?.isEmpty(nowMs) === true) return this.#ofNoUse(author, from, nowMs)
+    if (this.#news.existing(author)?.hasOne(nowMs) === false) return this.#ofNoUse(author, from, nowMs)
     // A farewell is news however old; what has expired on its way says nothing of now.
     if (announcement.validMs > 0 && ageMs >= announcement.validMs) return 'ignore'
     if (!(await envelope.verify())) return 'reject'
     // Another copy may have come while this one's signature was checked.
     if (this.#directory.weigh(author, announcement) !== 'news') return 'ignore'
-    this.#bucket(author, nowMs).take(nowMs)
+    this.#news.take(author, nowMs)
+    this.#flood.take(author, nowMs)
     const event = this.#directory.take(envelope, { nowMs, ageMs })
     if (event !== null) this.#onEvent(event)
     return 'accept'
@@ -66,55 +68,8 @@ export class AnnouncementIntake {
 
   /** Counts what a peer sends in its own name beyond what is taken in: others' is not its fault. */
   #ofNoUse(author: string, from: string, nowMs: number): Verdict {
-    const isFlood = author === from && this.#buckets.get(author)?.isFlood(nowMs) === true
+    const isFlood = author === from && this.#flood.existing(author)?.take(nowMs) === false
     return isFlood ? 'reject' : 'ignore'
-  }
-
-  #bucket(author: string, nowMs: number): Bucket {
-    const bucket = this.#buckets.get(author) ?? new Bucket(nowMs)
-    // The one used last is the last to go; one that is gone was mostly full.
-    this.#buckets.delete(author)
-    this.#buckets.set(author, bucket)
-    const [oldest] = this.#buckets.keys()
-    if (this.#buckets.size > MAX_BUCKETS && oldest !== undefined) this.#buckets.delete(oldest)
-    return bucket
-  }
-}
-
-/** Tokens of one author, filled up by time. */
-class Bucket {
-  #tokens = BURST
-  #floodTokens = FLOOD_BURST
-  #atMs: number
-
-  constructor(nowMs: number) {
-    this.#atMs = nowMs
-  }
-
-  isEmpty(nowMs: number): boolean {
-    this.#fill(nowMs)
-    return this.#tokens < 1
-  }
-
-  take(nowMs: number): void {
-    this.#fill(nowMs)
-    this.#tokens--
-    this.#floodTokens--
-  }
-
-  /** Counts one that was of no use. */
-  isFlood(nowMs: number): boolean {
-    this.#fill(nowMs)
-    if (this.#floodTokens < 1) return true
-    this.#floodTokens--
-    return false
-  }
-
-  #fill(nowMs: number): void {
-    const seconds = Math.max(0, nowMs - this.#atMs) / 1000
-    this.#atMs = nowMs
-    this.#tokens = Math.min(BURST, this.#tokens + seconds * TOKENS_PER_S)
-    this.#floodTokens = Math.min(FLOOD_BURST, this.#floodTokens + seconds * FLOOD_PER_S)
   }
 }
 

@@ -28,6 +28,10 @@ const FACTS_INTERVAL_MS = 5_000
 const EXPIRY_INTERVAL_MS = 500
 /** Of one peer at a time. */
 const MAX_INBOUND_EXCHANGES = 2
+/** A directory is asked for after a hello, where something was missed. */
+const DIRECTORY_RATE = { burst: 16, perSecond: 2 }
+/** Each command that is given elsewhere may ask for one. */
+const INVENTORY_RATE = { burst: 128, perSecond: 32 }
 /**
  * Directories asked for at the same time. A node that meets a whole mesh at
  * once asks the first it greets, and by the time that has answered it knows
@@ -110,9 +114,15 @@ export class Announcements {
   /** Before the node starts: nobody who asks is turned away. */
   async prepare(): Promise<void> {
     const { node, channels, directory, inventory } = this.#components
-    const limits = { maxInboundStreams: MAX_INBOUND_EXCHANGES }
-    await channels.serve(node, DIRECTORY_PROTOCOL, serveDirectory(directory, meshNowMs), limits)
-    await channels.serve(node, INVENTORY_PROTOCOL, serveInventory(inventory), limits)
+    const maxInboundStreams = MAX_INBOUND_EXCHANGES
+    await channels.serve(node, DIRECTORY_PROTOCOL, serveDirectory(directory, meshNowMs), {
+      maxInboundStreams,
+      rate: DIRECTORY_RATE,
+    })
+    await channels.serve(node, INVENTORY_PROTOCOL, serveInventory(inventory), {
+      maxInboundStreams,
+      rate: INVENTORY_RATE,
+    })
   }
 
   /** Once the node listens. Resolves when it has said its first word. */

@@ -3,15 +3,22 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { MeshError } from './errors.ts'
 import { DIAL_TIMEOUT_MS } from './node.ts'
+import type { Removals } from './removals.ts'
 
 /** Connections by peer id: the one that is there, or a new one. */
 export class Dialer {
   readonly #node: Libp2p
+  readonly #removals: Removals
   readonly #addressesOf: (peerId: string) => Multiaddr[]
 
   /** @param components.addressesOf - where a peer may be found, each address with its peer id */
-  constructor(components: { node: Libp2p; addressesOf: (peerId: string) => Multiaddr[] }) {
+  constructor(components: {
+    node: Libp2p
+    removals: Removals
+    addressesOf: (peerId: string) => Multiaddr[]
+  }) {
     this.#node = components.node
+    this.#removals = components.removals
     this.#addressesOf = components.addressesOf
   }
 
@@ -23,10 +30,11 @@ export class Dialer {
   /**
    * Dials unless there is a connection; takes at most DIAL_TIMEOUT_MS.
    *
-   * @throws MeshError PEER_UNREACHABLE; PEER_NOT_FOUND when `peer` is no peer id; the signal's reason
+   * @throws MeshError PEER_UNREACHABLE; PEER_REMOVED; PEER_NOT_FOUND when `peer` is no peer id; the signal's reason
    */
   async connect(peer: string, signal: AbortSignal): Promise<Connection> {
     signal.throwIfAborted()
+    this.#removals.requireMember(peer)
     const existing = this.existing(peer)
     if (existing !== undefined) return existing
     const addresses = this.#addressesOf(peer)

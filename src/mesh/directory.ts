@@ -53,12 +53,15 @@ interface Entry extends SignedAnnouncement {
 export class Directory {
   readonly #selfId: string
   readonly #maxNodes: number
+  readonly #isRemoved: (peerId: string) => boolean
   readonly #entries = new Map<string, Entry>()
   readonly #forgotten = new Map<string, AnnouncementOrder & { untilMs: number }>()
   #self: Entry | null = null
 
-  constructor(init: { selfId: string; maxNodes?: number }) {
+  /** @param init.isRemoved - whose words are worth nothing, whoever hands them on */
+  constructor(init: { selfId: string; maxNodes?: number; isRemoved?: (peerId: string) => boolean }) {
     this.#selfId = init.selfId
+    this.#isRemoved = init.isRemoved ?? (() => false)
     this.#maxNodes = init.maxNodes ?? MAX_NODES
   }
 
@@ -69,7 +72,7 @@ export class Directory {
 
   /** What an announcement would be, whoever signed it: to be asked before its signature is checked. */
   weigh(author: string, order: AnnouncementOrder): 'news' | 'stale' | 'full' {
-    if (author === this.#selfId) return 'stale'
+    if (author === this.#selfId || this.#isRemoved(author)) return 'stale'
     const last = this.#entries.get(author)?.announcement ?? this.#forgotten.get(author)
     if (last !== undefined && !isNewer(order, last)) return 'stale'
     return this.#entries.has(author) || this.#entries.size < this.#maxNodes ? 'news' : 'full'
@@ -100,6 +103,13 @@ export class Directory {
     const entry = this.#entry(signed, { nowMs, ageMs: 0, self: true })
     const view = { ...entry.view, facts: whole, templatesListed: true, vmsListed: true }
     this.#self = { ...entry, view }
+  }
+
+  /** Forgets a node that was removed from the mesh. */
+  drop(peerId: string): NodeEvent | null {
+    const entry = this.#entries.get(peerId)
+    this.#entries.delete(peerId)
+    return entry === undefined ? null : event('node-expired', entry)
   }
 
   /** Forgets those who have been silent too long. */

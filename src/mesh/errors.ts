@@ -4,6 +4,9 @@ export const MESH_ERRORS = {
   PEER_NOT_FOUND: 'refused',
   PEER_AMBIGUOUS: 'refused',
   PEER_UNREACHABLE: 'failed',
+  PEER_REMOVED: 'refused',
+  PEER_IS_SELF: 'refused',
+  TOO_MANY_REMOVALS: 'refused',
   PROTOCOL_UNSUPPORTED: 'refused',
   TOKEN_MALFORMED: 'usage',
   BOOTSTRAP_INVALID: 'usage',
@@ -13,6 +16,7 @@ export const MESH_ERRORS = {
   LISTEN_FAILED: 'failed',
   CHANNEL_CLOSED: 'failed',
   CHANNEL_RESET: 'failed',
+  TOO_MANY_CHANNELS: 'failed',
 } as const satisfies ErrorCodes
 
 /** Nodes that can't be found, reached or let in, and channels that broke. */

@@ -1,6 +1,6 @@
 /**
  * The network between agents: who belongs to the mesh (membership, hello,
- * member-book, join-token), how they are reached (node, dialer, redialer) and
+ * member-book, join-token) and who doesn't any more (removals), how they are reached (node, dialer, redialer) and
  * what goes over it (channels, channel); what each node says of itself
  * (announcement, announcer, announcements) and who has heard what (directory,
  * directory-exchange, inventory, provider-records). Nobody else knows libp2p.
@@ -14,5 +14,6 @@ export type { NodeEvent } from './directory.ts'
 export { MESH_ERRORS, MeshError } from './errors.ts'
 export type { MeshLog } from './log.ts'
 export type { MemberEvent, MemberView } from './membership.ts'
-export { Mesh } from './mesh.ts'
+export { Mesh, type RemovalView } from './mesh.ts'
 export type { MeshComponents, MeshInit } from './mesh-parts.ts'
+export { PeerLines } from './peer-log.ts'

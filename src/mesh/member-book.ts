@@ -53,6 +53,11 @@ export class MemberBook {
     return known === undefined
   }
 
+  /** It is no member any more. */
+  async remove(peerId: string): Promise<void> {
+    if (this.#members.delete(peerId)) await this.#stored.del(peerId)
+  }
+
   /**
    * @param ref - a node's name or peer id
    * @param announced - nodes that this one knows without having met them

@@ -6,33 +6,27 @@ import type { Channel } from '../wire/channel.ts'
 import type { Hello } from '../wire/mesh-messages.ts'
 import { advertised, type DialableAddress, dialableAddresses } from './address.ts'
 import type { Channels } from './channels.ts'
+import { cutConnections } from './connection-guard.ts'
 import { Dialer } from './dialer.ts'
 import type { Directory } from './directory.ts'
 import { encodeHello, exchangeHellos, HELLO_PROTOCOL, HELLO_TIMEOUT_MS } from './hello.ts'
 import type { MeshLog } from './log.ts'
 import type { MemberBook } from './member-book.ts'
+import { NEWS_INTERVAL_MS, NewsRounds } from './news-rounds.ts'
 import { measureRttMs } from './ping.ts'
 import { Redialer } from './redialer.ts'
+import type { KeptRemoval, Removals } from './removals.ts'
 import { Tasks } from './tasks.ts'
-
-/**
- * One hello with one member, picked at random, so often: what a node missed
- * while it was away comes round within minutes. After news, and two nodes that
- * join at the same moment are news that neither has, a few rounds follow each
- * other quickly: log2 of the mesh's size is what it takes for everybody to
- * know. The cost per node doesn't grow with the mesh (anti-entropy and rumors:
- * Demers et al., "Epidemic algorithms for replicated database maintenance",
- * PODC 1987).
- */
-const GOSSIP_INTERVAL_MS = 30_000
-const NEWS_INTERVAL_MS = 500
-const MIN_NEWS_ROUNDS = 3
+import { Whereabouts } from './whereabouts.ts'
 
 /** Two who hear of each other: one dials, the other one waits so long for it. */
 const YIELD_MS = 500
-const MAX_HINTED_ADDRESSES = 16
 const RTT_INTERVAL_MS = 60_000
 const MAX_HELLO_CHANNELS = 8
+/** News are two a second; a mesh in which everybody joins at once is more, for a moment. */
+const HELLO_RATE = { burst: 64, perSecond: 16 }
+/** What a node that is removed has to hear of it in. */
+const TELL_REMOVED_MS = 1_000
 
 /** A node of the mesh, as it is shown to people and scripts. */
 export interface MemberView {
@@ -47,14 +41,18 @@ export interface MemberView {
 }
 
 export interface MemberEvent {
-  kind: 'member-joined' | 'member-connected' | 'member-disconnected'
+  /** `removed-from-mesh`: this node itself. */
+  kind: 'member-joined' | 'member-connected' | 'member-disconnected' | 'member-removed' | 'removed-from-mesh'
   peerId: string
   name: string
+  /** Peer id of who removed it. */
+  by?: string
 }
 
 export interface MembershipComponents {
   node: Libp2p
   book: MemberBook
+  removals: Removals
   channels: Channels
   /** Knows addresses of nodes that this one has not met. */
   directory: Directory
@@ -62,50 +60,55 @@ export interface MembershipComponents {
   onEvent: (event: MemberEvent) => void
   /** After each hello of a peer that is connected. */
   onHello: (peerId: string) => void
+  /** A node is no member any more. */
+  onRemoved: (peerId: string) => void
 }
 
 /**
  * Who belongs to the mesh. Two nodes that connect say hello: their names and
- * addresses, and whom they have met. A name counts only from its bearer; what
- * is said of others is a hint whom to dial.
+ * addresses, whom they have met, and who was removed. A name counts only from
+ * its bearer; what is said of others is a hint whom to dial, and a removal what
+ * its signature says. Who is removed is cut off at once, never dialled and
+ * never let in again (see node.ts for the gate).
  */
 export class Membership {
   readonly dialer: Dialer
   readonly #node: Libp2p
   readonly #book: MemberBook
+  readonly #removals: Removals
   readonly #channels: Channels
   readonly #log: MeshLog
   readonly #directory: Directory
   readonly #onEvent: (event: MemberEvent) => void
   readonly #onHelloOf: (peerId: string) => void
+  readonly #onRemoved: (peerId: string) => void
   readonly #name: string
   readonly #redialer: Redialer
   readonly #tasks = new Tasks()
-  /** Where this node was told to look for somebody, for as long as it runs. */
-  readonly #bootstrap = new Map<string, Multiaddr[]>()
-  /** Where others say that somebody is. */
-  readonly #hints = new Map<string, Multiaddr[]>()
+  readonly #whereabouts: Whereabouts
+  readonly #news = new NewsRounds()
   /** Members whose connection has been reported. */
   readonly #present = new Set<string>()
   readonly #rttMs = new Map<string, number>()
-  #newsRounds = 0
-  #gossipDueAtMs = 0
 
   constructor(components: MembershipComponents, init: { name: string }) {
-    const { node, book, channels } = components
+    const { node, book, removals, channels } = components
     this.#node = node
     this.#book = book
+    this.#removals = removals
     this.#channels = channels
     this.#directory = components.directory
     this.#log = components.log
     this.#onEvent = components.onEvent
     this.#onHelloOf = components.onHello
+    this.#onRemoved = components.onRemoved
     this.#name = init.name
-    this.dialer = new Dialer({ node, addressesOf: (peerId) => this.#addressesOf(peerId) })
+    this.#whereabouts = new Whereabouts(components)
+    this.dialer = new Dialer({ node, removals, addressesOf: (peerId) => this.#whereabouts.of(peerId) })
     this.#redialer = new Redialer({
       connect: (peerId, signal) => this.dialer.connect(peerId, signal),
       isConnected: (peerId) => this.dialer.existing(peerId) !== undefined,
-      onForget: (peerId) => this.#hints.delete(peerId),
+      onForget: (peerId) => this.#whereabouts.forgetHints(peerId),
     })
   }
 
@@ -115,11 +118,11 @@ export class Membership {
       this.#node,
       HELLO_PROTOCOL,
       (channel, signal) => this.#sayHello(channel, signal),
-      { maxInboundStreams: MAX_HELLO_CHANNELS },
+      { maxInboundStreams: MAX_HELLO_CHANNELS, rate: HELLO_RATE },
     )
     // Whoever dialled opens; the other side answers.
     this.#node.addEventListener('connection:open', ({ detail: connection }) => {
-      if (connection.direction === 'outbound') this.#greet(connection)
+      if (connection.status === 'open' && connection.direction === 'outbound') this.#greet(connection)
     })
     this.#node.addEventListener('peer:disconnect', ({ detail }) => this.#onDisconnect(detail.toString()))
   }
@@ -131,11 +134,13 @@ export class Membership {
   start(contacts: readonly DialableAddress[], bootstrap: readonly DialableAddress[]): void {
     for (const { peerId, address } of contacts) this.#hint(peerId, [address], 0)
     for (const { peerId, address } of bootstrap) {
-      if (peerId === this.#node.peerId.toString()) continue
-      this.#bootstrap.set(peerId, [...(this.#bootstrap.get(peerId) ?? []), address])
+      if (peerId === this.#node.peerId.toString() || this.#removals.has(peerId)) continue
+      this.#whereabouts.bootstrap({ peerId, address })
       this.#redialer.keep(peerId)
     }
     for (const { peerId } of this.#book.all()) this.#redialer.keep(peerId)
+    const own = this.#removals.get(this.#node.peerId.toString())
+    if (own !== undefined) this.#reportOwn(own)
     this.#redialer.start()
     this.#every(NEWS_INTERVAL_MS, () => this.#gossipIfDue())
     this.#every(RTT_INTERVAL_MS, () => {
@@ -197,6 +202,47 @@ export class Membership {
     this.#hint(peerId, addresses, this.#node.peerId.toString() < peerId ? 0 : YIELD_MS)
   }
 
+  /** This node has removed another one: that one is told, then cut off, then the others are told. */
+  async spread(removal: KeptRemoval): Promise<void> {
+    const connection = this.dialer.existing(removal.peerId)
+    if (connection !== undefined) {
+      await this.#tellRemoved(connection).catch((error: unknown) => {
+        this.#log.debug({ peer: removal.peerId, ...errorBody(error) }, 'a removed node was not told')
+      })
+    }
+    await this.#expel(removal)
+    for (const peerId of this.#present) {
+      const present = this.dialer.existing(peerId)
+      if (present !== undefined) this.#greet(present)
+    }
+  }
+
+  async #tellRemoved(connection: Connection): Promise<void> {
+    const signal = AbortSignal.timeout(TELL_REMOVED_MS)
+    const channel = await this.#channels.open(connection, HELLO_PROTOCOL, signal)
+    await exchangeHellos(channel, { own: this.#ownHello(), judge: async () => {} }, signal)
+    // It ends its side once it has read ours.
+    await channel.receive({ maxBytes: 0, signal })
+  }
+
+  async #expel({ peerId, name, removedBy }: KeptRemoval): Promise<void> {
+    this.#redialer.forget(peerId)
+    this.#whereabouts.forget(peerId)
+    cutConnections(this.#node, peerId)
+    this.#onDisconnect(peerId)
+    // Whoever hears of it doesn't find it in the book any more.
+    const removed = this.#book.remove(peerId)
+    this.#onEvent({ kind: 'member-removed', peerId, name, by: removedBy })
+    this.#onRemoved(peerId)
+    this.#news.begin(this.#book.all().length)
+    await removed
+  }
+
+  #reportOwn({ peerId, removedBy, atMs }: KeptRemoval): void {
+    this.#log.warn({ by: removedBy, atMs }, 'this node was removed from its mesh: others refuse it')
+    this.#onEvent({ kind: 'removed-from-mesh', peerId, name: this.#name, by: removedBy })
+  }
+
   #greet(connection: Connection): void {
     const peer = connection.remotePeer.toString()
     this.#tasks.run(
@@ -209,8 +255,29 @@ export class Membership {
   }
 
   async #sayHello(channel: Channel, signal: AbortSignal): Promise<void> {
-    const own = encodeHello({ name: this.#name, addresses: this.addresses(), members: this.#membersToTell() })
-    await this.#onHello(channel.peer, await exchangeHellos(channel, own, bounded(signal)))
+    const exchange = {
+      own: this.#ownHello(),
+      judge: (hello: Hello) => this.#takeRemovals(channel.peer, hello),
+    }
+    await this.#onHello(channel.peer, await exchangeHellos(channel, exchange, bounded(signal)))
+  }
+
+  #ownHello(): Uint8Array {
+    return encodeHello({
+      name: this.#name,
+      addresses: this.addresses(),
+      members: this.#membersToTell(),
+      removals: this.#removals.envelopes(),
+    })
+  }
+
+  async #takeRemovals(from: string, { removals }: Hello): Promise<void> {
+    const nameOf = (peerId: string) => this.#book.get(peerId)?.name ?? this.#directory.get(peerId)?.name ?? ''
+    for await (const removal of this.#removals.offer(removals, nameOf)) {
+      if (removal.peerId === this.#node.peerId.toString()) this.#reportOwn(removal)
+      else await this.#expel(removal)
+    }
+    this.#removals.requireMember(from)
   }
 
   /** Those who are there in front: a full hello leaves out the others. */
@@ -223,17 +290,18 @@ export class Membership {
   async #onHello(peerId: string, { name, addresses, members }: Hello): Promise<void> {
     const own = dialableAddresses(addresses, peerId).map(String)
     const joined = await this.#book.introduce({ peerId, name, addresses: own })
+    // Removed meanwhile, by the word of another one.
+    if (this.#removals.has(peerId)) return this.#book.remove(peerId)
     this.#onHelloOf(peerId)
     if (joined === null) {
       this.#log.warn({ peer: peerId, name }, 'the mesh is full: a node was not taken as a member')
       return
     }
-    this.#hints.delete(peerId)
+    this.#whereabouts.forgetHints(peerId)
     this.#redialer.keep(peerId)
     if (joined) {
       this.#onEvent({ kind: 'member-joined', peerId, name })
-      this.#newsRounds = MIN_NEWS_ROUNDS + Math.ceil(Math.log2(this.#book.all().length))
-      this.#gossipDueAtMs = 0
+      this.#news.begin(this.#book.all().length)
     }
     this.#onConnected(peerId, name)
     for (const member of members) {
@@ -256,34 +324,15 @@ export class Membership {
     this.#onEvent({ kind: 'member-disconnected', peerId, name: this.#book.get(peerId)?.name ?? '' })
   }
 
-  /** A node's own words come first, the newest in front; others may know better where it is while it is away. */
-  #addressesOf(peerId: string): Multiaddr[] {
-    const own = [
-      ...(this.#directory.get(peerId)?.addresses ?? []),
-      ...(this.#book.get(peerId)?.addresses ?? []),
-    ]
-    const all = [
-      ...dialableAddresses(own, peerId),
-      ...(this.#bootstrap.get(peerId) ?? []),
-      ...(this.#hints.get(peerId) ?? []),
-    ]
-    return [...new Map(all.map((address) => [address.toString(), address])).values()]
-  }
-
   #hint(peerId: string, addresses: readonly Multiaddr[], waitMs: number): void {
     if (peerId === this.#node.peerId.toString() || addresses.length === 0) return
+    if (this.#removals.has(peerId)) return
     if (this.#present.has(peerId) || !this.#redialer.hint(peerId, waitMs)) return
-    const known = this.#hints.get(peerId) ?? []
-    const fresh = addresses.filter((address) => !known.some((other) => other.equals(address)))
-    // The newest first, and no more of them than of a peer's own.
-    this.#hints.set(peerId, [...fresh, ...known].slice(0, MAX_HINTED_ADDRESSES))
+    this.#whereabouts.hint(peerId, addresses)
   }
 
   #gossipIfDue(): void {
-    const nowMs = performance.now()
-    if (nowMs < this.#gossipDueAtMs) return
-    this.#gossipDueAtMs = nowMs + (this.#newsRounds > 0 ? NEWS_INTERVAL_MS : GOSSIP_INTERVAL_MS)
-    this.#newsRounds = Math.max(0, this.#newsRounds - 1)
+    if (!this.#news.take(performance.now())) return
     const present = [...this.#present]
     const peer = present[Math.floor(Math.random() * present.length)]
     const connection = peer === undefined ? undefined : this.dialer.existing(peer)

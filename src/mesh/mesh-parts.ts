@@ -1,11 +1,13 @@
 import type { EventEmitter } from 'node:events'
 import type { PeerInfo, PrivateKey } from '@libp2p/interface'
+import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import type { Level } from 'level'
 import type { NodeFacts, NodeInventory } from '../domain/node.ts'
 import { type DialableAddress, dialableAddress, dialableAddresses, isLoopback } from './address.ts'
 import { Announcements, meshNowMs } from './announcements.ts'
 import { Channels } from './channels.ts'
+import { guardConnections } from './connection-guard.ts'
 import { Directory, type NodeEvent } from './directory.ts'
 import { MeshError } from './errors.ts'
 import { nextIncarnation } from './incarnation.ts'
@@ -16,17 +18,21 @@ import { mdnsTag } from './mdns-tag.ts'
 import { MemberBook } from './member-book.ts'
 import { type MemberEvent, Membership } from './membership.ts'
 import { createNode, type MeshNode, type NodeInit } from './node.ts'
+import { boundedLog } from './peer-log.ts'
 import { ProviderRecords } from './provider-records.ts'
+import { Removals } from './removals.ts'
 import { PeerSignatures } from './signatures.ts'
 
 export interface MeshComponents {
-  /** Members are kept in its sublevel `members`, what announcing needs in `announcer`. */
+  /** Members are kept in its sublevel `members`, removed ones in `removals`, what announcing needs in `announcer`. */
   db: Level<string, unknown>
   log: MeshLog
   /** What this node says of itself; read some times a minute. Without it: that it is there. */
   facts?: () => NodeFacts | Promise<NodeFacts>
   /** All that it holds, for those who ask. */
   inventory?: () => NodeInventory
+  /** Whether a node may remove others from the mesh, as far as this one goes; default: each may. */
+  mayRemove?: (peerId: string) => boolean
 }
 
 export interface MeshInit {
@@ -57,6 +63,7 @@ export interface MeshParts extends AsyncDisposable {
   meshKey: Uint8Array
   signatures: PeerSignatures
   book: MemberBook
+  removals: Removals
   membership: Membership
   channels: Channels
   directory: Directory
@@ -78,36 +85,51 @@ export async function startParts(
   },
   init: MeshInit,
 ): Promise<MeshParts> {
-  const { db, log, events, serve } = components
+  const { db, events, serve } = components
+  const log = boundedLog(components.log)
   const { name, listen, dataDir, joinToken } = init
   const bootstrap = (init.bootstrap ?? []).map(bootstrapAddress)
   const token = joinToken === undefined ? null : decodeJoinToken(joinToken)
   const meshKey = await loadMeshKey(dataDir, token?.meshKey ?? null)
   const identity = await loadIdentity(dataDir)
+  const selfId = peerIdFromPrivateKey(identity).toString()
+  const removals = new Removals(
+    { db, privateKey: identity, mayRemove: components.mayRemove ?? (() => true) },
+    { selfId },
+  )
+  await removals.load()
+  const isRemoved = (peerId: string) => removals.has(peerId)
   const isFound = (init.mdns ?? true) && listen.some(isReachable)
   const node = await openNode(identity, {
     meshKey,
     listen,
+    isRemoved,
     ...(isFound ? { mdnsTag: mdnsTag(meshKey) } : {}),
   })
-  const selfId = node.peerId.toString()
   const book = new MemberBook({ db }, { self: { peerId: selfId, name } })
   await book.load()
+  // The agent may have ended between the two.
+  for (const { peerId } of removals.all()) await book.remove(peerId)
   const channels = new Channels({ log })
-  const directory = new Directory({ selfId })
+  const directory = new Directory({ selfId, isRemoved })
   const membership = new Membership(
     {
       node,
       book,
+      removals,
       channels,
       directory,
       log,
       onEvent: (event) => events.emit('member', event),
       onHello: (peerId) => announcements.onHello(peerId),
+      onRemoved: (peerId) => {
+        const event = directory.drop(peerId)
+        if (event !== null) events.emit('directory', event)
+      },
     },
     { name },
   )
-  const records = new ProviderRecords({ dht: node.services.dht, log })
+  const records = new ProviderRecords({ dht: node.services.dht, log, isRemoved })
   const announcements = new Announcements(
     {
       node,
@@ -136,6 +158,7 @@ export async function startParts(
   starting.defer(() => membership.stop(stopped))
   starting.defer(() => records.stop(stopped))
   starting.defer(() => announcements.stop(stopped))
+  guardConnections(node, removals)
   await membership.prepare()
   await announcements.prepare()
   await serve({ node, channels })
@@ -150,6 +173,7 @@ export async function startParts(
     meshKey,
     signatures: new PeerSignatures(identity),
     book,
+    removals,
     membership,
     channels,
     directory,

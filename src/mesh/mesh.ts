@@ -16,7 +16,14 @@ import {
   NO_INVENTORY,
   startParts,
 } from './mesh-parts.ts'
+import { isPeerId, type Removal } from './removal-envelope.ts'
 import type { PeerSignatures } from './signatures.ts'
+
+/** A node that was removed from the mesh. */
+export interface RemovalView extends Removal {
+  /** What it was called here; null where it was never met. */
+  name: string | null
+}
 
 /**
  * This node among the others: an identity, a key that all of a mesh share,
@@ -91,11 +98,37 @@ export class Mesh implements AsyncDisposable {
   /**
    * @param ref - a node's name or peer id
    * @returns its peer id
-   * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS
+   * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS, PEER_REMOVED
    */
   resolve(ref: string): string {
-    const { book, directory } = this.#started
-    return book.resolve(ref, directory.views())
+    const { book, removals, directory } = this.#started
+    removals.requireMember(ref)
+    try {
+      return book.resolve(ref, directory.views())
+    } catch (error) {
+      // A name that nobody has any more.
+      for (const peerId of removals.named(ref)) removals.requireMember(peerId)
+      throw error
+    }
+  }
+
+  /**
+   * Removes a node from the mesh, for good: cut off here, and wherever this
+   * node may command as word of it spreads. One that is removed already stays
+   * so as it was.
+   *
+   * @param ref - a node's name or peer id, or the peer id of one that was never here
+   * @throws MeshError PEER_NOT_FOUND, PEER_AMBIGUOUS, PEER_IS_SELF, TOO_MANY_REMOVALS
+   */
+  async remove(ref: string): Promise<RemovalView> {
+    const { book, removals, membership, directory } = this.#started
+    const peerId = this.#toRemove(ref)
+    const known = removals.get(peerId)
+    const name = book.get(peerId)?.name ?? directory.get(peerId)?.name ?? ''
+    const removal = known ?? (await removals.remove(peerId, { name, atMs: Date.now() }))
+    if (known === undefined) await membership.spread(removal)
+    const { removedBy, atMs } = removal
+    return { peerId, name: removal.name || null, removedBy, atMs }
   }
 
   /**
@@ -202,6 +235,17 @@ export class Mesh implements AsyncDisposable {
   onDirectory(listener: (event: NodeEvent) => void): () => void {
     this.#events.on('directory', listener)
     return () => this.#events.off('directory', listener)
+  }
+
+  #toRemove(ref: string): string {
+    try {
+      return this.resolve(ref)
+    } catch (error) {
+      if (!(error instanceof MeshError)) throw error
+      if (error.code === 'PEER_REMOVED') return String(error.details.peer)
+      if (error.code === 'PEER_NOT_FOUND' && isPeerId(ref)) return ref
+      throw error
+    }
   }
 
   get #started(): MeshParts {

@@ -2,7 +2,7 @@ import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import type { GossipSub } from '@libp2p/gossipsub'
 import { type Identify, identify } from '@libp2p/identify'
-import type { Libp2p, PeerDiscovery, PrivateKey } from '@libp2p/interface'
+import type { Libp2p, PeerDiscovery, PeerId, PrivateKey } from '@libp2p/interface'
 import { type KadDHT, kadDHT } from '@libp2p/kad-dht'
 import { mdns } from '@libp2p/mdns'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
@@ -78,6 +78,8 @@ export interface NodeInit {
   listen: readonly string[]
   /** Name under which this mesh's nodes find each other in a LAN; without it they don't. */
   mdnsTag?: string
+  /** Whether a peer is removed from the mesh: it is neither dialled nor let in. */
+  isRemoved: (peerId: string) => boolean
 }
 
 /**
@@ -95,8 +97,9 @@ export interface NodeInit {
  */
 export async function createNode(
   privateKey: PrivateKey,
-  { meshKey, listen, mdnsTag }: NodeInit,
+  { meshKey, listen, mdnsTag, isRemoved }: NodeInit,
 ): Promise<MeshNode> {
+  const deny = (peer: PeerId) => isRemoved(peer.toString())
   const prologueBytes = Buffer.concat([Buffer.from('/drover/mesh/1\0'), meshKey])
   return createLibp2p<MeshServices>({
     privateKey,
@@ -124,6 +127,10 @@ export async function createNode(
       inboundStreamProtocolNegotiationTimeout: MAX_MONITOR_TIMEOUT_MS,
     },
     connectionGater: {
+      denyDialPeer: deny,
+      // Who is at the other end is known once noise has proved it.
+      denyInboundEncryptedConnection: deny,
+      denyOutboundEncryptedConnection: deny,
       denyDialMultiaddr: (address) => !isDialable(address),
       filterMultiaddrForPeer: (_peer, address) => isDialable(address),
     },
@@ -144,7 +151,10 @@ export async function createNode(
         alpha: DHT_ALPHA,
         // No values are kept, and public keys, which the library would take, are in every peer id.
         validators: { pk: refuseValue },
-        peerInfoMapper: (peer) => ({ ...peer, multiaddrs: peer.multiaddrs.filter(isDialable) }),
+        peerInfoMapper: (peer) => ({
+          ...peer,
+          multiaddrs: deny(peer.id) ? [] : peer.multiaddrs.filter(isDialable),
+        }),
         reprovide: {
           validity: PROVIDER_VALIDITY_MS,
           threshold: REPROVIDE_BEFORE_EXPIRY_MS,

@@ -27,13 +27,16 @@ export interface Provider {
 export class ProviderRecords {
   readonly #dht: KadDHT
   readonly #log: MeshLog
+  readonly #isRemoved: (peerId: string) => boolean
   readonly #provided = new Set<TemplateId>()
   readonly #waiting = new Set<TemplateId>()
   readonly #tasks = new Tasks()
   #isProviding = false
 
-  constructor(components: { dht: KadDHT; log: MeshLog }) {
+  /** @param components.isRemoved - who isn't a provider, whoever keeps its records */
+  constructor(components: { dht: KadDHT; log: MeshLog; isRemoved: (peerId: string) => boolean }) {
     this.#dht = components.dht
+    this.#isRemoved = components.isRemoved
     this.#log = components.log
   }
 
@@ -56,6 +59,7 @@ export class ProviderRecords {
         if (event.name !== 'PROVIDER') continue
         for (const { id: peer, multiaddrs } of event.providers) {
           const peerId = peer.toString()
+          if (this.#isRemoved(peerId)) continue
           found.set(peerId, { peerId, addresses: dialableAddresses(multiaddrs.map(String), peerId) })
         }
         if (found.size >= MAX_PROVIDERS) break

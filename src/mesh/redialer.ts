@@ -62,6 +62,11 @@ export class Redialer {
     return true
   }
 
+  /** Not dialled any more, whatever it was. */
+  forget(peerId: string): void {
+    this.#targets.delete(peerId)
+  }
+
   /** The connection was lost: both ends notice, so not both at the very same moment. */
   lost(peerId: string): void {
     const target = this.#targets.get(peerId)

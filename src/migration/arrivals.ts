@@ -1,4 +1,5 @@
 import { DroverError, errorBody } from '../domain/errors.ts'
+import type { Policy } from '../domain/policy.ts'
 import type { MigrationId, PeerIdText } from '../domain/vm.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
 import { type ControlBody, pagesHelloCodec } from '../wire/migration-messages.ts'
@@ -21,15 +22,19 @@ import { serveVerdicts } from './verdict.ts'
 /** A hello is a UUID and its field header. */
 const MAX_HELLO_BYTES = 128
 
+export interface ArrivalsComponents extends DestinationComponents {
+  policy: Policy
+}
+
 /** The moves to this node: keeps places for herds, takes offers, brings the streams of one move together, answers for Grants. */
 export class Arrivals {
-  readonly #components: DestinationComponents
+  readonly #components: ArrivalsComponents
   readonly #herds: KeptHerds
   readonly #moves = new Map<MigrationId, DestinationMove>()
   readonly #running = new Set<Promise<void>>()
   readonly #stopping = new AbortController()
 
-  constructor(components: DestinationComponents) {
+  constructor(components: ArrivalsComponents) {
     this.#components = components
     this.#herds = new KeptHerds(components)
   }
@@ -75,7 +80,14 @@ export class Arrivals {
     }
   }
 
-  #refusal({ migrationId }: ControlBody<'offer'>, peer: PeerIdText): MigrationError | null {
+  /** Who may not send VMs here learns nothing else. */
+  #refusal({ migrationId }: ControlBody<'offer'>, peer: PeerIdText): DroverError | null {
+    try {
+      this.#components.policy.requirePermitted('send', peer)
+    } catch (error) {
+      if (error instanceof DroverError) return error
+      throw error
+    }
     if (this.#moves.has(migrationId)) {
       return new MigrationError('PROTOCOL_VIOLATION', `move ${migrationId} is under way already`)
     }

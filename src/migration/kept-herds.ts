@@ -1,4 +1,5 @@
 import { errorBody } from '../domain/errors.ts'
+import type { Policy } from '../domain/policy.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { Channel } from '../wire/channel.ts'
@@ -13,6 +14,7 @@ import type { MigrationEvent } from './service.ts'
 export interface KeptHerdsComponents {
   vms: MovableVms
   templates: TemplateStore
+  policy: Policy
   onEvent: (event: MigrationEvent) => void
 }
 
@@ -47,6 +49,7 @@ export class KeptHerds {
 
   /** Doesn't wait, so what is counted is still true when it is kept. */
   #keep({ herdId, vms }: HerdOffer, source: PeerIdText): Disposable {
+    this.#components.policy.requirePermitted('send', source)
     const ofPeer = [...this.#herds].filter((herd) => herd.source === source)
     if (ofPeer.some((herd) => herd.herdId === herdId)) {
       throw new MigrationError('PROTOCOL_VIOLATION', `herd ${herdId} is under way already`)

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { EventEmitter, on } from 'node:events'
 import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
+import type { Policy } from '../domain/policy.ts'
 import type { TemplateId } from '../domain/template.ts'
 import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
 import { type GuestMemory, hashTracker, probeSoftDirty, softDirtyTracker } from '../memory/index.ts'
@@ -46,6 +47,8 @@ export interface MigrationComponents {
   signatures: Signatures
   binary: QemuBinary
   providersOf: FindProviders
+  /** Who may send VMs here, and fetch templates. */
+  policy: Policy
   onEvent: (event: MigrationEvent) => void
 }
 
@@ -134,9 +137,10 @@ export class MigrationService {
 
   /** What this room serves to peers. */
   handlers(): { protocol: string; handler: ChannelHandler }[] {
+    const { templates, policy } = this.#components
     return [
       ...this.#arrivals.handlers(),
-      { protocol: TEMPLATE_PROTOCOL, handler: serveTemplate(this.#components.templates) },
+      { protocol: TEMPLATE_PROTOCOL, handler: serveTemplate(templates, { policy }) },
     ]
   }
 

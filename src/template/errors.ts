@@ -15,6 +15,7 @@ export const TEMPLATE_ERRORS = {
   TEMPLATE_NOT_READY: 'failed',
   TEMPLATE_REFUSED: 'refused',
   TEMPLATE_TIMEOUT: 'failed',
+  TOO_MANY_FETCHES: 'refused',
 } as const satisfies ErrorCodes
 
 /** What went wrong with a template: its content, its name, or a peer that should have sent it. */

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { DiskFullError, DroverError, errorBody } from '../domain/errors.ts'
+import { DiskFullError, DroverError, errorBody, PolicyError } from '../domain/errors.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import { FULL_HASH_BYTES, SHORT_HASH_BYTES } from '../wire/template-messages.ts'
@@ -308,7 +308,8 @@ export class FetchMany {
     if (this.#dropped.has(peer)) return
     this.#dropped.add(peer)
     this.#plan.distrust(peer)
-    this.#failure = error
+    // Who isn't to give it to us counts as one that doesn't have it.
+    if (this.#failure === null || !(error instanceof PolicyError)) this.#failure = error
     const { code, message } = errorBody(error)
     this.#components.onDropped({ peer, code, message })
   }
@@ -367,6 +368,12 @@ function isFinal(error: unknown): boolean {
   return (
     error instanceof DroverError &&
     (error.code.startsWith('MESSAGE_') ||
-      ['TEMPLATE_MISMATCH', 'TEMPLATE_REFUSED', 'PROTOCOL_UNSUPPORTED'].includes(error.code))
+      [
+        'TEMPLATE_MISMATCH',
+        'TEMPLATE_REFUSED',
+        'NOT_PERMITTED',
+        'PEER_REMOVED',
+        'PROTOCOL_UNSUPPORTED',
+      ].includes(error.code))
   )
 }

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { diskFullOf, errorBody } from '../domain/errors.ts'
+import { diskFullOf, errorBody, PolicyError } from '../domain/errors.ts'
 import { CHUNK_BYTES } from '../domain/page.ts'
 import {
   TEMPLATE_ID_PATTERN,
@@ -54,8 +54,9 @@ export interface FetchTemplateResult extends Fetched {
  * of the same template that is under way is shared, and its bytes are counted
  * where it was started.
  *
- * @throws TemplateError TEMPLATE_MISMATCH, TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_NOT_FOUND (not an id, or
- *   nobody to ask), MANIFEST_MALFORMED, NAME_TAKEN, NAME_INVALID; DiskFullError; WireError for what isn't a
+ * @throws PolicyError NOT_PERMITTED when nobody else gave it; TemplateError TEMPLATE_MISMATCH, TOO_MANY_FETCHES,
+ *   TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_NOT_FOUND (not an id, or nobody to ask), MANIFEST_MALFORMED,
+ *   NAME_TAKEN, NAME_INVALID; DiskFullError; WireError for what isn't a
  *   message at all
  */
 export async function fetchTemplate(request: FetchTemplateRequest): Promise<FetchTemplateResult> {
@@ -204,7 +205,8 @@ async function findManifest(request: FetchTemplateRequest, signal: AbortSignal):
       signal.throwIfAborted()
       // The bytes are the template's: no other provider has others.
       if (error instanceof TemplateError && error.code === 'MANIFEST_MALFORMED') throw error
-      failure = error
+      // With several that gave nothing, one that has it and may not is what to look at.
+      if (!(failure instanceof PolicyError)) failure = error
       const { code, message } = errorBody(error)
       onDropped?.({ peer: provider.peer, code, message })
     }

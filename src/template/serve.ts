@@ -1,5 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises'
+import { PolicyError } from '../domain/errors.ts'
 import { CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES } from '../domain/page.ts'
+import type { Policy } from '../domain/policy.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
 import {
@@ -18,6 +20,7 @@ import { CHUNK_HASHES_BYTES, HASH_BYTES, ZERO_PAGE_HASH } from './hashing.ts'
 import { partSpans } from './layout.ts'
 import { compressBytes, encodePages } from './pages-data.ts'
 import { FRAME_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './protocol.ts'
+import { ServingPlaces } from './serving-places.ts'
 import type { TemplateStore } from './store.ts'
 import { withinMs } from './within.ts'
 
@@ -31,17 +34,23 @@ export function serveTemplate(
   {
     frameTimeoutMs = FRAME_TIMEOUT_MS,
     idleTimeoutMs = IDLE_TIMEOUT_MS,
-  }: { frameTimeoutMs?: number; idleTimeoutMs?: number } = {},
+    policy,
+    places = new ServingPlaces(),
+  }: ServeTemplateOptions = {},
 ): ChannelHandler {
   return async (channel, signal) => {
     try {
       await using open = new ServedTemplate(store)
+      const admit = () => {
+        policy?.requirePermitted('fetch', channel.peer)
+        open.admit(() => places.take(channel.peer))
+      }
       let sending: Promise<void> = Promise.resolve()
       for (;;) {
         const request = await receiveRequest(channel, idleTimeoutMs, signal)
         if (request === null) break
         // Read and compressed while the one before it is on its way.
-        const reply = templateReplyCodec.encode(await answer(open, request))
+        const reply = templateReplyCodec.encode(await answer(open, request, admit))
         await sending
         sending = sendReply(channel, reply, frameTimeoutMs, signal)
         sending.catch(() => {})
@@ -55,6 +64,15 @@ export function serveTemplate(
   }
 }
 
+export interface ServeTemplateOptions {
+  frameTimeoutMs?: number
+  idleTimeoutMs?: number
+  /** Who may fetch; without it everybody. */
+  policy?: Policy
+  /** Shared by all channels. */
+  places?: ServingPlaces
+}
+
 interface OpenTemplate {
   content: TemplateContent
   pageHashes: FileHandle
@@ -64,8 +82,8 @@ interface OpenTemplate {
 /** What one channel has open of the template that it asks for. */
 class ServedTemplate implements AsyncDisposable {
   readonly store: TemplateStore
-  /** For the pages of one reply: encoded, which copies them, before the next is made. Large buffers are slow garbage. */
-  readonly pages = Buffer.allocUnsafe(CHUNK_BYTES)
+  #pages: Buffer | null = null
+  #place: Disposable | null = null
   #id: TemplateId | null = null
   #opened: OpenTemplate | null = null
 
@@ -73,10 +91,21 @@ class ServedTemplate implements AsyncDisposable {
     this.store = store
   }
 
+  /** Has its place from the first request on: who says nothing takes nobody's. */
+  admit(take: () => Disposable): void {
+    this.#place ??= take()
+  }
+
+  /** For the pages of one reply: encoded, which copies them, before the next is made. Large buffers are slow garbage. */
+  get pages(): Buffer {
+    this.#pages ??= Buffer.allocUnsafe(CHUNK_BYTES)
+    return this.#pages
+  }
+
   /** Once open it stays so: what is removed meanwhile is served to its end. */
   async open(id: TemplateId): Promise<OpenTemplate> {
     if (this.#id === id && this.#opened !== null) return this.#opened
-    await this[Symbol.asyncDispose]()
+    await this.#close()
     const files = this.store.files(id)
     const { manifest } = this.store.get(id)
     await using opening = new AsyncDisposableStack()
@@ -89,6 +118,11 @@ class ServedTemplate implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#place?.[Symbol.dispose]()
+    await this.#close()
+  }
+
+  async #close(): Promise<void> {
     const opened = this.#opened
     this.#opened = null
     await opened?.content.close()
@@ -97,11 +131,16 @@ class ServedTemplate implements AsyncDisposable {
 }
 
 /** The reply; a refusal that says why there is no other. */
-async function answer(served: ServedTemplate, request: TemplateRequest): Promise<TemplateReply> {
+async function answer(
+  served: ServedTemplate,
+  request: TemplateRequest,
+  admit: () => void,
+): Promise<TemplateReply> {
   try {
+    admit()
     return await reply(served, request)
   } catch (error) {
-    if (!(error instanceof TemplateError)) throw error
+    if (!(error instanceof TemplateError || error instanceof PolicyError)) throw error
     return { refusal: { code: error.code, message: error.message } }
   }
 }

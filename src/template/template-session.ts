@@ -1,3 +1,4 @@
+import { PolicyError } from '../domain/errors.ts'
 import { CHUNK_BYTES, PAGE_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
@@ -167,7 +168,7 @@ export class TemplateSession {
 
   /**
    * @param read - makes of the reply what outlives it: its bytes are views, valid until it has returned
-   * @throws TemplateError TEMPLATE_REFUSED, TEMPLATE_TIMEOUT, TEMPLATE_MISMATCH; WireError
+   * @throws PolicyError NOT_PERMITTED; TemplateError TEMPLATE_REFUSED, TOO_MANY_FETCHES, TEMPLATE_TIMEOUT, TEMPLATE_MISMATCH; WireError
    */
   async #ask<T>(request: TemplateRequest, read: (reply: TemplateReply) => T | Promise<T>): Promise<T> {
     const sent = this.#inTurn('sending', (signal) =>
@@ -200,11 +201,18 @@ export class TemplateSession {
 
   readonly #late = (cause: unknown): TemplateError => silent(this.peer, this.frameTimeoutMs, cause)
 
-  #refused({ code, message }: { code: string; message: string }): TemplateError {
+  #refused({ code, message }: { code: string; message: string }): TemplateError | PolicyError {
+    const { peer } = this
+    if (code === 'NOT_PERMITTED') {
+      return new PolicyError(code, `${peer} says: ${message}`, { details: { action: 'fetch', peer } })
+    }
+    if (code === 'TOO_MANY_FETCHES') {
+      return new TemplateError(code, `${peer} says: ${message}`, { details: { peer } })
+    }
     return new TemplateError(
       'TEMPLATE_REFUSED',
-      `${this.peer} doesn't hand out the template: ${message} (${code})`,
-      { details: { peer: this.peer, code, message } },
+      `${peer} doesn't hand out the template: ${message} (${code})`,
+      { details: { peer, code, message } },
     )
   }
 

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { MAX_HERD_VMS, MAX_PARALLEL_MOVES } from '../domain/migration.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
+import { PEER_ID_PATTERN } from '../domain/vm.ts'
 import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
 
 /** The messages of `/drover/command/1` (`command.proto`), with what each may hold. */
@@ -24,7 +25,7 @@ const commandBodies = {
   remove: z.object({ vm }),
   migrate: z.object({
     vms: z.array(vm).min(1).max(MAX_HERD_VMS),
-    to: z.string().regex(/^[1-9A-HJ-NP-Za-km-z]{32,64}$/),
+    to: z.string().regex(PEER_ID_PATTERN),
     parallel: z.number().int().min(1).max(MAX_PARALLEL_MOVES),
     maxBandwidthBytesPerSecond: limit,
     maxBlackoutMs: limit,

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { access, stat } from 'node:fs/promises'
+import { statSync } from 'node:fs'
+import { access, readFile, stat } from 'node:fs/promises'
 import { request } from 'node:http'
 import { dirname } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -22,6 +23,7 @@ test('status names the node, its QEMU and its counts', async () => {
     addresses: [expect.stringMatching(/^\/ip4\/127\.0\.0\.1\/tcp\/\d+/)],
     dataDir: agent.dataDir,
     socket: agent.socket,
+    policy: { send: 'members', fetch: 'members', command: 'members' },
     qemu: {
       path: expect.stringContaining('qemu-system-x86_64'),
       version: expect.stringMatching(/^\d+\.\d+/),
@@ -82,6 +84,8 @@ test.each([
   ['template create x --kernel /dev/null --memory 64M --ready r --machine q36', 'MACHINE_TYPE_UNKNOWN', 3],
   ['template create x --kernel /dev/null --memory 1M --ready r', 'REQUEST_INVALID', 2],
   ['peer ping nope', 'PEER_NOT_FOUND', 3],
+  ['mesh remove nope', 'PEER_NOT_FOUND', 3],
+  ['mesh remove edge-1', 'PEER_IS_SELF', 3],
   ['migrate web --to nope', 'PEER_NOT_FOUND', 3],
   ['migration show nope', 'MIGRATION_NOT_FOUND', 3],
   ['migration watch nope', 'MIGRATION_NOT_FOUND', 3],
@@ -241,4 +245,51 @@ test('nodes join by token, find each other by name and answer pings', async () =
     rttMs: expect.any(Number),
   })
   expect(await agent.json('peer', 'ping', 'edge-4')).toMatchObject({ name: 'edge-4' })
+})
+
+test('a removed node is out, and whoever names it is told', async () => {
+  const { token } = await agent.json<{ token: string }>('mesh', 'token')
+  await using other = await AgentUnderTest.start({
+    name: 'edge-7',
+    flags: ['--qemu', '/nonexistent/qemu', '--join', token],
+  })
+  await expect
+    .poll(() => agent.run(['peer', 'ping', 'edge-7']), { timeout: 10_000 })
+    .toMatchObject({ code: 0 })
+  const { peerId } = await other.json<{ peerId: string }>('status')
+  expect(await agent.json('mesh', 'remove', 'edge-7')).toEqual({
+    peerId,
+    name: 'edge-7',
+    removedBy: (await agent.json<{ peerId: string }>('status')).peerId,
+    atMs: expect.any(Number),
+  })
+  const ping = await agent.run(['peer', 'ping', 'edge-7', '--json'])
+  expect(JSON.parse(ping.stdout)).toMatchObject({
+    error: { code: 'PEER_REMOVED', details: { peer: peerId } },
+  })
+  expect(ping.code).toBe(3)
+  expect((await agent.run(['mesh', 'ls'])).stdout).not.toContain('edge-7')
+  await expect.poll(() => other.log).toContain('this node was removed from its mesh')
+  expect((await other.run(['peer', 'ping', 'edge-1'])).code).toBe(1)
+})
+
+test('nobody else may connect to the socket from the moment that it is there', async () => {
+  await using other = await AgentUnderTest.start({
+    name: 'edge-6',
+    flags: ['--qemu', '/nonexistent/qemu'],
+    // The most careless way to start one.
+    prefix: ['sh', '-c', 'umask 000; exec "$@"', 'sh'],
+  })
+  await other.stop()
+  const modes = new Set<number>()
+  const looking = setInterval(() => {
+    const found = statSync(other.socket, { throwIfNoEntry: false })
+    if (found !== undefined) modes.add(found.mode & 0o777)
+  }, 1)
+  await other.start()
+  clearInterval(looking)
+  expect([...modes]).toContain(0o600)
+  expect([...modes].filter((mode) => (mode & 0o077) !== 0)).toEqual([])
+  // The moment between bind and chmod is shorter than a look.
+  expect(await readFile(`/proc/${other.pid}/status`, 'utf8')).toContain('Umask:\t0077\n')
 })

@@ -6,6 +6,7 @@ import { serveCommands } from '../../src/agent/commands/serve.ts'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import type { CommandParts } from '../../src/agent/parts.ts'
 import { DroverError } from '../../src/domain/errors.ts'
+import { Policy } from '../../src/domain/policy.ts'
 import type { Channel } from '../../src/wire/channel.ts'
 import { type CommandReply, commandReplyCodec, MAX_COMMAND_BYTES } from '../../src/wire/command-messages.ts'
 import { messageType } from '../../src/wire/schema.ts'
@@ -15,7 +16,13 @@ import { codeOf, never } from '../template/fixture.ts'
 const NO_QEMU = new DroverError('QEMU_NOT_FOUND', 'refused', 'no QEMU here')
 
 /** A node that has no VMs: what comes through to them is refused with its own code. */
-const parts = { events: new EventHub(), hypervisor: null, qemuError: NO_QEMU } as unknown as CommandParts
+const policy = new Policy({}, { node: 'owner' })
+const parts = {
+  policy,
+  events: new EventHub(),
+  hypervisor: null,
+  qemuError: NO_QEMU,
+} as unknown as CommandParts
 
 const command = (plain: object): Uint8Array => {
   const type = messageType('drover.command.Command')

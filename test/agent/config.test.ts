@@ -47,6 +47,9 @@ test.each([
   ['no JSON', '{name:', 'config.json'],
   ['a name to bootstrap from', '{"bootstrap":["/dns4/example.org/tcp/4710"]}', 'bootstrap'],
   ['an address without a peer id', '{"bootstrap":["/ip4/192.0.2.1/tcp/4710"]}', 'bootstrap'],
+  ['a name that may send', '{"allow":{"send":["edge-2"]}}', 'allow.send'],
+  ['an action that is none', '{"allow":{"sned":"members"}}', 'sned'],
+  ['everybody', '{"allow":{"fetch":"all"}}', 'peer ids'],
   [
     'an address that is none',
     '{"bootstrap":["/ip4/192.0.2.300/tcp/1/p2p/12D3KooWSFp855QLRvUcVwyvskF7tZrrut79duKiF4MgEw7foYs1"]}',
@@ -77,6 +80,15 @@ test("a user for QEMU comes from the file or a flag; without one QEMU is the age
 test('a QEMU by its path is found wherever it is started; one by its name, in PATH', async () => {
   expect(await loadConfig({ qemu: './qemu' })).toMatchObject({ qemuPath: join(process.cwd(), 'qemu') })
   expect(await loadConfig({ qemu: 'qemu-kvm' })).toMatchObject({ qemuPath: 'qemu-kvm' })
+})
+
+test('who may do what comes from the file; what it leaves out, every member may', async () => {
+  const peer = '12D3KooWSFp855QLRvUcVwyvskF7tZrrut79duKiF4MgEw7foYs1'
+  const config = await file(JSON.stringify({ allow: { send: [peer], command: [] } }))
+  expect(await loadConfig({ config })).toMatchObject({
+    allow: { send: [peer], fetch: 'members', command: [] },
+  })
+  expect(await loadConfig({})).toMatchObject({ allow: {} })
 })
 
 test('a socket whose neighbours would have too long paths is refused before QEMU meets it', async () => {

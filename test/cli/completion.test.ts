@@ -16,6 +16,7 @@ async function offered(words: readonly string[]): Promise<string[]> {
 test.each([
   [['drover', 'templ'], ['template']],
   [['drover', '--json', 'template', 'c'], ['create']],
+  [['drover', 'mesh', 'r'], ['remove']],
   [['drover', 'vm', 'stop', 'web-1', '--f'], ['--force']],
   [['drover', 'completion', ''], expect.arrayContaining(['bash', 'zsh', 'fish'])],
   [['drover', 'migration', 'resolve', '--o'], ['--owner']],

@@ -13,6 +13,7 @@ test.each([
   ['no subcommand', ['vm'], 'Usage: drover vm'],
   ['a missing argument', ['vm', 'show'], 'name'],
   ['too many arguments', ['vm', 'ls', 'x'], 'too many arguments'],
+  ['nobody to remove', ['mesh', 'remove'], 'peer'],
   ['a missing option', ['migrate', 'web'], '--to'],
   ['a bad size', ['template', 'create', 'x', '--kernel', 'k', '--ready', 'r', '--memory', '3x'], '512M'],
   [

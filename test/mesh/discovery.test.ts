@@ -42,7 +42,7 @@ test('a node whose directory is empty finds who announced a template', { timeout
   await using group = await startMesh(3, (index) => (index === 1 ? { facts } : {}))
   const [n0, n1] = group.nodes
   const newcomer = await startRawPeer(n0!.token())
-  const records = new ProviderRecords({ dht: newcomer.services.dht, log: QUIET })
+  const records = new ProviderRecords({ dht: newcomer.services.dht, log: QUIET, isRemoved: () => false })
   try {
     await dialRaw(newcomer, n0!, '/ipfs/ping/1.0.0')
     const found = async () => (await records.find(templateNo(3), soon())).map(({ peerId }) => peerId)

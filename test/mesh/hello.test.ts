@@ -1,12 +1,11 @@
 import type { Libp2p } from '@libp2p/interface'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { StreamChannel } from '../../src/mesh/channel.ts'
-import { encodeHello, HELLO_PROTOCOL } from '../../src/mesh/hello.ts'
+import { encodeHello } from '../../src/mesh/hello.ts'
 import type { Mesh } from '../../src/mesh/index.ts'
 import { MAX_HELLO_BYTES } from '../../src/wire/mesh-messages.ts'
 import { messageType } from '../../src/wire/schema.ts'
 import { startNode, type TestNode, whenMembers } from '../support/mesh-pair.ts'
-import { dialRaw, startRawPeer } from '../support/raw-peer.ts'
+import { helloBytes, sayHelloTo, startRawPeer } from '../support/raw-peer.ts'
 
 const PEER = '12D3KooWSFp855QLRvUcVwyvskF7tZrrut79duKiF4MgEw7foYs1'
 
@@ -19,7 +18,7 @@ test('a hello of a full mesh stays within its bound, and names those in front', 
       () => `/ip6/2001:db8:1111:2222:3333:4444:5555:6666/tcp/65535/p2p/${PEER}`,
     ),
   }))
-  const bytes = encodeHello({ name: 'self', addresses: [], members })
+  const bytes = encodeHello({ name: 'self', addresses: [], members, removals: [] })
   const decoded = messageType('drover.mesh.Hello').decode(bytes) as unknown as { members: { name: string }[] }
   expect(bytes.length).toBeLessThanOrEqual(MAX_HELLO_BYTES)
   expect(decoded.members.length).toBeGreaterThan(64)
@@ -41,24 +40,8 @@ afterEach(async () => {
   await node[Symbol.asyncDispose]()
 })
 
-/** Says hello as the dialling side does, and waits for the answer or the reset. */
-async function sayHello(bytes: Uint8Array): Promise<Uint8Array | null> {
-  const channel = new StreamChannel(await dialRaw(raw, mesh, HELLO_PROTOCOL), mesh.peerId)
-  const signal = AbortSignal.timeout(10_000)
-  await channel.send(bytes, { signal })
-  const answer = await channel.receive({ maxBytes: MAX_HELLO_BYTES, signal })
-  await channel.close()
-  // The node ends its side when it has taken the hello, and resets it when it has not.
-  await channel.receive({ maxBytes: MAX_HELLO_BYTES, signal })
-  return answer
-}
-
-function hello(fields: object): Uint8Array {
-  const type = messageType('drover.mesh.Hello')
-  return type
-    .encode(type.fromObject({ version: 1, name: 'guest', addresses: [], members: [], ...fields }))
-    .finish()
-}
+const sayHello = (bytes: Uint8Array) => sayHelloTo(raw, mesh, bytes)
+const hello = helloBytes
 
 const names = () => mesh.members().map(({ name }) => name)
 
@@ -103,7 +86,7 @@ test.for([
     hello({ members: Array.from({ length: 257 }, () => ({ peerId: PEER, name: 'x', addresses: [] })) }),
   ],
   ['a member without an id', hello({ members: [{ peerId: '', name: 'x', addresses: [] }] })],
-  ['more than 64 KiB', hello({ name: 'x'.repeat(MAX_HELLO_BYTES) })],
+  ['more than 128 KiB', hello({ name: 'x'.repeat(MAX_HELLO_BYTES) })],
 ])('a hello with %s is reset and makes no member', async ([, bytes]) => {
   await expect(sayHello(bytes as Uint8Array)).rejects.toMatchObject({ code: 'CHANNEL_RESET' })
   expect(names()).toEqual(['honest'])

@@ -212,7 +212,7 @@ test('what is handed on after its time says nothing, and does not silence its au
 async function greet(): Promise<void> {
   const channel = new StreamChannel(await dialRaw(raw, mesh, HELLO_PROTOCOL), mesh.peerId)
   const signal = AbortSignal.timeout(10_000)
-  await channel.send(encodeHello({ name: 'guest', addresses: [], members: [] }), { signal })
+  await channel.send(encodeHello({ name: 'guest', addresses: [], members: [], removals: [] }), { signal })
   await channel.receive({ maxBytes: 65_536, signal })
   await channel.close()
 }

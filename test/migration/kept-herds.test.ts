@@ -3,6 +3,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { MAX_HERD_VMS } from '../../src/domain/migration.ts'
+import { Policy } from '../../src/domain/policy.ts'
 import { KeptHerds } from '../../src/migration/kept-herds.ts'
 import { MAX_HERDS_PER_PEER } from '../../src/migration/protocol.ts'
 import type { MigrationEvent } from '../../src/migration/service.ts'
@@ -30,7 +31,12 @@ beforeEach(async () => {
   )
   events = []
   stopping = new AbortController()
-  herds = new KeptHerds({ vms, templates: node.store, onEvent: (event) => events.push(event) })
+  herds = new KeptHerds({
+    vms,
+    templates: node.store,
+    policy: new Policy({}, { node: 'here' }),
+    onEvent: (event) => events.push(event),
+  })
 })
 afterEach(async () => {
   stopping.abort(new Error('the test ends'))

@@ -7,12 +7,14 @@ import { Mesh, type MeshComponents, type MeshInit, type MeshLog } from '../../sr
 const QUIET: MeshLog = { debug: () => undefined, info: () => undefined, warn: () => undefined }
 
 export interface TestNodeOptions
-  extends Partial<Pick<MeshComponents, 'facts' | 'inventory'>>,
+  extends Partial<Pick<MeshComponents, 'facts' | 'inventory' | 'mayRemove'>>,
     Partial<Pick<MeshInit, 'joinToken' | 'bootstrap' | 'mdns' | 'beatMs'>> {
   /** Kept for the next start on the same directory: it isn't removed at the end then. */
   dataDir?: string
   listen?: readonly string[]
   log?: MeshLog
+  /** Called before the start: no event is missed. */
+  onStarting?: (mesh: Mesh) => void
 }
 
 export interface TestNode extends AsyncDisposable {
@@ -22,13 +24,28 @@ export interface TestNode extends AsyncDisposable {
 
 /** A real node on loopback, with a database of its own; all of it gone at the end. */
 export async function startNode(name: string, options: TestNodeOptions = {}): Promise<TestNode> {
-  const { listen = ['/ip4/127.0.0.1/tcp/0'], log = QUIET, facts, inventory, ...init } = options
+  const {
+    listen = ['/ip4/127.0.0.1/tcp/0'],
+    log = QUIET,
+    facts,
+    inventory,
+    mayRemove,
+    onStarting,
+    ...init
+  } = options
   const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), 'drover-mesh-')))
   const db = new Level<string, unknown>(join(dataDir, 'db'), { valueEncoding: 'json' })
   const mesh = new Mesh(
-    { db, log, ...(facts === undefined ? {} : { facts }), ...(inventory === undefined ? {} : { inventory }) },
+    {
+      db,
+      log,
+      ...(facts === undefined ? {} : { facts }),
+      ...(inventory === undefined ? {} : { inventory }),
+      ...(mayRemove === undefined ? {} : { mayRemove }),
+    },
     { ...init, name, listen, dataDir },
   )
+  onStarting?.(mesh)
   const dispose = async () => {
     await mesh.stop()
     await db.close()

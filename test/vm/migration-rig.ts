@@ -1,4 +1,5 @@
 import type { MigrationReport } from '../../src/domain/migration.ts'
+import { Policy } from '../../src/domain/policy.ts'
 import {
   type MigrationComponents,
   type MigrationEvent,
@@ -66,6 +67,7 @@ export class MigrationRig implements AsyncDisposable {
       peerId: name,
       signatures: this.signatures.of(name),
       providersOf: () => [],
+      policy: new Policy({}, { node: name }),
       onEvent: (event) => this.events.push({ node: name, ...event }),
       open: async (peer, protocol) => this.tamper(protocol, this.dial(name, peer, protocol)),
     }

@@ -1,11 +1,18 @@
 import type { FastifyInstance } from 'fastify'
 import type { NodeView } from '../../domain/node.ts'
-import type { MemberReply, MeshTemplatesReply, MeshVmsReply, NodeReply, PingReply } from '../api-schema.ts'
+import type {
+  MemberReply,
+  MeshTemplatesReply,
+  MeshVmsReply,
+  NodeReply,
+  PingReply,
+  RemovalReply,
+} from '../api-schema.ts'
 import { meshTemplates, meshVms } from '../mesh-inventory.ts'
 import type { AgentParts } from '../parts.ts'
 import { closeSignal } from './request.ts'
 
-/** GET /mesh/{token,members,directory,templates,vms}, POST /peers/PEER/ping. */
+/** GET /mesh/{token,members,directory,templates,vms}, POST /peers/PEER/ping, POST /mesh/members/PEER/remove. */
 export function meshRoutes(server: FastifyInstance, { mesh }: AgentParts): void {
   server.get('/mesh/token', () => ({ token: mesh.token() }))
 
@@ -19,6 +26,11 @@ export function meshRoutes(server: FastifyInstance, { mesh }: AgentParts): void 
   )
 
   server.get('/mesh/vms', (_request, reply): Promise<MeshVmsReply> => meshVms(mesh, closeSignal(reply)))
+
+  server.post<{ Params: { peer: string } }>(
+    '/mesh/members/:peer/remove',
+    (request): Promise<RemovalReply> => mesh.remove(request.params.peer),
+  )
 
   server.post<{ Params: { peer: string } }>(
     '/peers/:peer/ping',

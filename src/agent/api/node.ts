@@ -14,7 +14,7 @@ export function nodeRoutes(server: FastifyInstance, parts: AgentParts): void {
 }
 
 async function status(parts: AgentParts): Promise<StatusReply> {
-  const { config, mesh, qemu, templates, hypervisor } = parts
+  const { config, mesh, policy, qemu, templates, hypervisor } = parts
   const records = hypervisor?.vms.list() ?? []
   const members = mesh.members()
   const moves = (await hypervisor?.migrations.list()) ?? []
@@ -27,6 +27,7 @@ async function status(parts: AgentParts): Promise<StatusReply> {
     addresses: mesh.addresses(),
     dataDir: config.dataDir,
     socket: config.socket,
+    policy: policy.settings,
     qemu,
     memory: (await hypervisor?.vms.memory()) ?? null,
     counts: {

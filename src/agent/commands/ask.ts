@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { DroverError } from '../../domain/errors.ts'
+import { DroverError, errorBody } from '../../domain/errors.ts'
 import type { MigrationProgress } from '../../domain/migration.ts'
 import { printable } from '../../domain/text.ts'
 import type { Channel, OpenChannel } from '../../wire/channel.ts'
@@ -85,7 +85,7 @@ export function ownerError(
   return new OwnerError(code, outcome, printable(message), { details })
 }
 
-/** @throws AgentError OWNER_UNREACHABLE; the signal's reason */
+/** @throws AgentError OWNER_UNREACHABLE; MeshError PEER_REMOVED; the signal's reason */
 export async function reach(
   open: OpenChannel,
   owner: string,
@@ -96,6 +96,7 @@ export async function reach(
     return await open(owner, protocol, AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]))
   } catch (cause) {
     signal.throwIfAborted()
+    if (errorBody(cause).code === 'PEER_REMOVED') throw cause
     throw unreachable(owner, cause)
   }
 }

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { chmod, mkdir, rm } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { VmError } from '../../vm/index.ts'
@@ -11,9 +11,10 @@ import {
   MAX_COMMAND_BYTES,
   MAX_CONSOLE_BYTES,
 } from '../../wire/command-messages.ts'
+import { restrictSocket } from '../local-socket.ts'
 import { type CommandParts, hypervisorOf } from '../parts.ts'
 import { OwnerError, ownerError, reach, unreachable } from './ask.ts'
-import { errorFrame } from './serve.ts'
+import { admit, errorFrame } from './serve.ts'
 
 /** A guest's serial console for somebody on another node. */
 export const CONSOLE_PROTOCOL = '/drover/console/1'
@@ -38,9 +39,9 @@ export function serveConsole(parts: CommandParts): ChannelHandler {
     const bytes = await channel.receive({ maxBytes: MAX_COMMAND_BYTES, signal: bounded })
     if (bytes === null) return
     const { vm } = consoleRequestCodec.decode(bytes)
-    parts.events.publish({ kind: 'command-from-peer', peer: channel.peer, command: 'console', vm })
     let socket: Socket
     try {
+      admit(parts, { peer: channel.peer, command: 'console', vm })
       socket = createConnection(await ownConsole(parts, vm))
       // 'close' follows, and ends what goes over it.
       socket.on('error', () => {})
@@ -83,7 +84,8 @@ export class ConsoleTunnels {
       const server = createServer({ pauseOnConnect: true })
       server.listen(path)
       await once(server, 'listening', { signal })
-      await chmod(path, 0o600)
+      // In a directory that lets nobody else in.
+      await restrictSocket(path)
       const served = this.#serve(server, channel).finally(() => rm(dir, { recursive: true, force: true }))
       this.#open.add(served)
       served.catch(() => {}).finally(() => this.#open.delete(served))

@@ -31,12 +31,13 @@ export function serveCommands(parts: CommandParts): ChannelHandler {
     })
     if (bytes === null) return
     const command = commandCodec.decode(bytes)
-    parts.events.publish({
-      kind: 'command-from-peer',
-      peer: channel.peer,
-      command: command.kind,
-      ...subject(command),
-    })
+    const facts = { peer: channel.peer, command: command.kind, ...subject(command) }
+    try {
+      admit(parts, facts)
+    } catch (error) {
+      await send(channel, { kind: 'error', ...errorFrame(error) }, signal)
+      return channel.close()
+    }
     const left = new AbortController()
     // Whoever closes or resets the channel doesn't wait any more.
     const listening = channel
@@ -52,6 +53,20 @@ export function serveCommands(parts: CommandParts): ChannelHandler {
       await listening
     }
   }
+}
+
+/**
+ * Whether a peer may command at all; what it commands is an event either way.
+ *
+ * @throws PolicyError NOT_PERMITTED
+ */
+export function admit(
+  { policy, events }: CommandParts,
+  facts: { peer: string; command: string; [subject: string]: unknown },
+): void {
+  const isPermitted = policy.permits('command', facts.peer)
+  events.publish({ kind: isPermitted ? 'command-from-peer' : 'command-refused', ...facts })
+  policy.requirePermitted('command', facts.peer)
 }
 
 async function answer(

@@ -32,7 +32,7 @@ export function registerAgent(program: Command, action: Action): void {
     )
     .option(
       '--config <file>',
-      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, memoryLimitBytes, templateLimitBytes, qemu, qemuUser, accel, logLevel',
+      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, allow, memoryLimitBytes, templateLimitBytes, qemu, qemuUser, accel, logLevel',
     )
     .option('--name <name>', "how other nodes call this one (default: the host's name)")
     .option('--data-dir <dir>', 'templates, identity, records (default: /var/lib/drover)')

@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
-import type { MemberReply, NodeReply } from '../../agent/api-schema.ts'
-import type { AgentClient } from '../client.ts'
+import type { MemberReply, NodeReply, RemovalReply } from '../../agent/api-schema.ts'
+import { type AgentClient, apiPath } from '../client.ts'
 import { examples } from '../help.ts'
 import type { Output } from '../output.ts'
 import type { Action } from '../session.ts'
@@ -36,6 +36,25 @@ export function registerMesh(program: Command, action: Action): void {
     .action(
       action(async ({ client, out }) => {
         out.result(await client.request<{ token: string }>('GET', '/mesh/token'), ({ token }) => token)
+      }),
+    )
+
+  mesh
+    .command('remove')
+    .argument('<peer>', "a node's name or peer id")
+    .description(
+      'Remove a node from the mesh, for good. It is cut off and refused by every node whose `allow.command` lets this one command, also by those that are away now. Its VMs run on where they are. To come back it needs a new identity (a new data directory); whoever has the mesh key can make one: if the key is lost too, name in `allow` who may do what.',
+    )
+    .addHelpText(
+      'before',
+      examples(['drover mesh remove edge-3', ''], ['drover mesh remove 12D3KooW...', 'by its peer id']),
+    )
+    .action(
+      action(async ({ client, out }, _options, peer: string) => {
+        const path = apiPath`/mesh/members/${peer}/remove`
+        out.result(await client.request<RemovalReply>('POST', path), ({ peerId, name }) => {
+          return name === null ? `removed ${peerId}` : `removed ${name} (${peerId})`
+        })
       }),
     )
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import type { StatusReply } from '../../agent/api-schema.ts'
+import { PEER_ACTIONS, type PeerAction, type PolicySettings } from '../../domain/policy.ts'
 import { CliError } from '../errors.ts'
 import { examples } from '../help.ts'
 import { positive } from '../options.ts'
@@ -44,7 +45,7 @@ async function statusWithin({ client, signal }: Session, waitMs: number): Promis
   }
 }
 
-function render({ qemu, memory, counts, ...node }: StatusReply): string {
+function render({ qemu, memory, counts, policy, ...node }: StatusReply): string {
   return renderFacts([
     ['node', node.name],
     ['peer id', node.peerId],
@@ -59,7 +60,14 @@ function render({ qemu, memory, counts, ...node }: StatusReply): string {
     ['templates', String(counts.templates)],
     ['members', `${counts.membersConnected} connected of ${counts.members}`],
     ['moves', `${counts.migrationsRunning} under way`],
+    ...PEER_ACTIONS.map((action, i) => [i === 0 ? 'allows' : '', renderPermitted(policy, action)] as const),
   ])
+}
+
+function renderPermitted(policy: PolicySettings, action: PeerAction): string {
+  const permitted = policy[action]
+  if (permitted === 'members') return `${action}: all members`
+  return `${action}: ${permitted.length === 0 ? 'nobody' : permitted.join(', ')}`
 }
 
 function renderMemory({
