@@ -4,6 +4,7 @@ import type { PeerIdText } from '../domain/vm.ts'
 export const MIGRATION_ERRORS = {
   MIGRATION_NOT_FOUND: 'refused',
   MIGRATION_CANCELLED: 'cancelled',
+  MIGRATION_INTERRUPTED: 'failed',
   MIGRATION_TIMEOUT: 'failed',
   CANCEL_TOO_LATE: 'refused',
   NOT_IN_DOUBT: 'refused',

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { EventEmitter, on } from 'node:events'
+import { errorBody } from '../domain/errors.ts'
 import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
 import type { Policy } from '../domain/policy.ts'
 import type { TemplateId } from '../domain/template.ts'
@@ -111,10 +112,10 @@ export class MigrationService {
     }
   }
 
-  /** An agent that was killed after its Grant left no report of the move: people look for one. */
+  /** An agent that was killed after its Grant has left no report that says so: people look for one. */
   async #recallReport({ record: { spec, state } }: DepartingVm): Promise<void> {
     const { migrationId, destination } = doubtOf(state)!
-    if ((await this.#journal.report(migrationId)) !== undefined) return
+    if ((await this.#journal.report(migrationId))?.outcome === 'in-doubt') return
     const { name: vm, templateId } = spec
     const move = { migrationId, vm, from: this.#components.peerId, to: destination, templateId }
     const report = new MoveMeter(move).finish('in-doubt', inDoubt(vm, destination))
@@ -208,7 +209,7 @@ export class MigrationService {
     )
     this.#departures.set(migrationId, move)
     this.#components.onEvent({ kind: 'migration-started', migrationId, vm: request.vm, to: request.to })
-    const report = this.#finish(move)
+    const report = this.#finish(move, this.#begin(move))
     this.#reports.set(migrationId, report)
     const forget = () => this.#reports.delete(migrationId)
     report.then(forget, forget)
@@ -223,9 +224,21 @@ export class MigrationService {
     ended.then(forget, forget)
   }
 
-  async #finish(move: SourceMove): Promise<MigrationReport> {
+  /** What an agent that is killed leaves of the move; its end is written over it. */
+  async #begin({ meter: { report } }: SourceMove): Promise<void> {
+    const error = errorBody(
+      new MigrationError(
+        'MIGRATION_INTERRUPTED',
+        'the agent ended in the middle of it: the VM stayed where it was',
+      ),
+    )
+    await this.#journal.saveReport({ ...report, outcome: 'failed', error }).catch(() => {})
+  }
+
+  async #finish(move: SourceMove, begun: Promise<void>): Promise<MigrationReport> {
     const report = await move.run().catch((error: unknown) => move.meter.finish('failed', error))
     const { migrationId, vm, to, outcome } = report
+    await begun
     // A list of moves with a gap is no reason to call a move failed.
     await this.#journal.saveReport(report).catch(() => {})
     this.#departures.delete(migrationId)
@@ -238,7 +251,9 @@ export class MigrationService {
   async list(): Promise<{ report: MigrationReport; running: boolean }[]> {
     const ended = await this.#journal.reports()
     return [
-      ...ended.map((report) => ({ report, running: false })),
+      ...ended
+        .filter(({ migrationId }) => !this.#departures.has(migrationId))
+        .map((report) => ({ report, running: false })),
       ...[...this.#departures.values()].map(({ meter }) => ({ report: meter.report, running: true })),
     ]
   }
