@@ -160,13 +160,19 @@ export class Removals {
     const [dormant] = this.#dormant
     const isFull = dormant !== undefined && this.#kept.size + this.#dormant.size > MAX_REMOVALS
     if (isFull) this.#dormant.delete(dormant)
-    await this.#db.batch(
-      [
-        ...(isFull ? [{ type: 'del' as const, sublevel, key: dormant }] : []),
-        { type: 'put', sublevel, key: peerId, value },
-      ],
-      { sync: true },
-    )
+    try {
+      await this.#db.batch(
+        [
+          ...(isFull ? [{ type: 'del' as const, sublevel, key: dormant }] : []),
+          { type: 'put', sublevel, key: peerId, value },
+        ],
+        { sync: true },
+      )
+    } catch (error) {
+      // As if it was never heard: the next hello brings it again, and then all of it is done.
+      this.#kept.delete(peerId)
+      throw error
+    }
     return true
   }
 }

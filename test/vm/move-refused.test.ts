@@ -1,5 +1,5 @@
 /** Moves that must not happen, and moves with limits: what is said, and that the VM goes on where it is. */
-import { open } from 'node:fs/promises'
+import { open, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import type { MigrationReport } from '../../src/domain/migration.ts'
@@ -55,6 +55,18 @@ test.each([
   { what: 'the node that it is on', args: ['stays', '--to', 'edge-1'], error: 'ALREADY_HERE' },
 ])('$what is refused', async ({ args, error }) => {
   await failing(args, { code: 3, error })
+})
+
+test('a node that lets nobody send takes no VM', async () => {
+  const config = join(nodes.source.dir, 'closed.json')
+  await writeFile(config, JSON.stringify({ allow: { send: [], fetch: [], command: [] } }))
+  const closed = await nodes.join('edge-closed', ['--config', config])
+  const { peerId } = await nodes.source.json<{ peerId: string }>('status')
+  const { error } = await failing(['stays', '--to', 'edge-closed'], { code: 3, error: 'NOT_PERMITTED' })
+  expect(error.details).toEqual({ action: 'send', peer: peerId })
+  expect(error.message).toMatch(/edge-closed.*`allow\.send`/)
+  expect(await vmNames(closed)).toEqual([])
+  expect(await closed.json('status')).toMatchObject({ policy: { send: [], fetch: [], command: [] } })
 })
 
 test('no destination, a bandwidth that is none: usage', async () => {

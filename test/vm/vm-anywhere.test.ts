@@ -1,8 +1,10 @@
 /** Commands on a VM from nodes that don't have it: real agents, real QEMU. */
-import { readdir } from 'node:fs/promises'
-import { join } from 'node:path'
+import { readdir, stat } from 'node:fs/promises'
+import { createConnection } from 'node:net'
+import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { EventReply, MeshVmsReply, VmShowReply } from '../../src/agent/api-schema.ts'
+import { AgentClient } from '../../src/cli/client.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
 import type { AgentUnderTest } from '../support/drover.ts'
 import { expectCounting, inGuest, met, runVm, showVm, TwoNodes } from '../support/two-nodes.ts'
@@ -77,6 +79,11 @@ test('the console of a VM elsewhere carries what a script pipes into it, and the
   await known(third, 'talker', 'edge-1')
   const { code, stdout } = await third.run(['vm', 'console', 'talker'], { input: 'echo $((6 * 7))\n' })
   expect({ code, stdout }).toEqual({ code: 0, stdout: expect.stringContaining('42') })
+  const client = new AgentClient({ socket: third.socket, signal: AbortSignal.timeout(30_000) })
+  const tunnel = await client.request<{ consoleSocket: string }>('POST', '/vms/talker/console')
+  expect((await stat(tunnel.consoleSocket)).mode & 0o777).toBe(0o600)
+  expect((await stat(dirname(tunnel.consoleSocket))).mode & 0o777).toBe(0o700)
+  createConnection(tunnel.consoleSocket).end()
   // Nothing is left of the tunnel.
   await expect.poll(() => readdir(join(third.dir, 'run', 'vms'))).toEqual([])
   await third.json('vm', 'stop', 'talker', '--force')
