@@ -18,6 +18,8 @@ export interface DoubtsComponents {
   open: OpenChannel
   signatures: Signatures
   peerId: PeerIdText
+  /** Before it is acted on: what is told of the move may not lag behind where the VM is. */
+  onVerdict: (migrationId: MigrationId, verdict: Verdict) => Promise<void>
 }
 
 /**
@@ -87,9 +89,10 @@ export class Doubts {
     await askUntilAnswered(this.#components, handover.grant!, act, signal).catch((error) => {
       if (!decided.aborted) throw error
     })
-    const hasLeft = handover.state === 'left'
+    const verdict = handover.state === 'left' ? 'granted' : 'refused'
+    await this.#components.onVerdict(handover.grant!.migrationId, verdict)
     // What a disk refuses its own room goes on with, and a guest that can't be resumed it tells of.
-    await (hasLeft ? vm.leave() : vm.stay()).catch(() => {})
-    return hasLeft ? 'granted' : 'refused'
+    await (verdict === 'granted' ? vm.leave() : vm.stay()).catch(() => {})
+    return verdict
   }
 }

@@ -66,10 +66,11 @@ export class MigrationJournal {
     await this.#reports.batch(oldest.map(([key]) => ({ type: 'del', key })))
   }
 
-  /** What became of a move whose report said "in doubt". */
+  /** What became of a move that was left open: in doubt, or as an agent that was killed leaves it. */
   async correctReport(migrationId: MigrationId, verdict: Verdict): Promise<void> {
     const report = await this.report(migrationId)
-    if (report?.outcome !== 'in-doubt') return
+    const isOpen = report?.outcome === 'in-doubt' || report?.error?.code === 'MIGRATION_INTERRUPTED'
+    if (report === undefined || !isOpen) return
     const never = { code: 'PEER_LOST', message: 'the Grant was never accepted: the VM is here', details: {} }
     const corrected: Pick<MigrationReport, 'outcome' | 'error'> =
       verdict === 'granted' ? { outcome: 'completed', error: null } : { outcome: 'failed', error: never }

@@ -99,7 +99,10 @@ export class MigrationService {
     this.#doubtReportMs = doubtReportMs
     this.#journal = new MigrationJournal(components.db)
     this.#arrivals = new Arrivals({ ...components, journal: this.#journal })
-    this.#doubts = new Doubts(components)
+    const correct = (migrationId: MigrationId, verdict: Verdict) =>
+      // A report that can't be corrected must not keep a VM in doubt.
+      this.#journal.correctReport(migrationId, verdict).catch(() => {})
+    this.#doubts = new Doubts({ ...components, onVerdict: correct })
     this.#progress.setMaxListeners(0)
   }
 
@@ -204,6 +207,7 @@ export class MigrationService {
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
         settleDoubt: (vm, handover) => this.#settleDoubt(vm, handover),
         onProgress: () => this.#progress.emit(migrationId, this.#progressOf(move)),
+        onLeaving: () => this.#journal.correctReport(migrationId, 'granted').catch(() => {}),
       },
       { migrationId, request, doubtReportMs: this.#doubtReportMs },
     )

@@ -43,6 +43,8 @@ export interface SourceComponents extends SessionComponents {
   /** Asks the destination what became of a Grant until it answers, and acts on it. */
   settleDoubt: (vm: DepartingVm, handover: SourceHandover) => Promise<Verdict>
   onProgress: (meter: MoveMeter) => void
+  /** The destination owns the VM, which is about to go from here. */
+  onLeaving: (meter: MoveMeter) => Promise<void>
 }
 
 /** The longest that Node's timers take: 24 days. */
@@ -298,6 +300,7 @@ export class SourceMove {
       report.destination = { private: settled.privatePages, shared: settled.sharedPages }
       await session.close()
     } finally {
+      await this.#components.onLeaving(this.meter)
       await vm.leave()
       this.#pass('left')
     }
