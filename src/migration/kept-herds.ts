@@ -15,6 +15,8 @@ export interface KeptHerdsComponents {
   vms: MovableVms
   templates: TemplateStore
   policy: Policy
+  /** Whether a move from that peer to here is under way. */
+  isMoving: (peer: PeerIdText) => boolean
   onEvent: (event: MigrationEvent) => void
 }
 
@@ -23,10 +25,12 @@ type HerdOffer = ControlBody<'herdOffer'>
 /** Herds on their way to this node: memory for all VMs of one, kept for as long as its source holds the channel. */
 export class KeptHerds {
   readonly #components: KeptHerdsComponents
+  readonly #idleMs: number
   readonly #herds = new Set<{ herdId: string; source: PeerIdText }>()
 
-  constructor(components: KeptHerdsComponents) {
+  constructor(components: KeptHerdsComponents, { idleMs = TIMEOUTS_MS.herdIdle }: { idleMs?: number } = {}) {
     this.#components = components
+    this.#idleMs = idleMs
   }
 
   /** Serves one channel of HERD_PROTOCOL, to its end. */
@@ -44,7 +48,7 @@ export class KeptHerds {
     }
     this.#components.onEvent({ kind: 'herd-admitted', ...facts })
     await control.send({ kind: 'herdAccept' }, signal)
-    await untilClosed(channel, signal)
+    await this.#untilClosed(channel, signal)
   }
 
   /** Doesn't wait, so what is counted is still true when it is kept. */
@@ -78,19 +82,30 @@ export class KeptHerds {
     keeping.defer(() => this.#herds.delete(herd))
     return keeping.move()
   }
-}
 
-/** @throws MigrationError PROTOCOL_VIOLATION, MIGRATION_TIMEOUT; whatever broke the channel */
-async function untilClosed(channel: Channel, signal: AbortSignal): Promise<void> {
-  const timeout = AbortSignal.timeout(TIMEOUTS_MS.herd)
-  try {
-    const message = await channel.receive({ maxBytes: 0, signal: AbortSignal.any([signal, timeout]) })
-    if (message === null) return
-  } catch (cause) {
-    if (!timeout.aborted || signal.aborted) throw cause
-    throw new MigrationError('MIGRATION_TIMEOUT', `a herd that isn't here in ${TIMEOUTS_MS.herd} ms`, {
-      cause,
-    })
+  /**
+   * A herd whose moves go on is kept for as long as they take. One whose source
+   * has nothing under way to here for a while isn't coming: others need the memory.
+   *
+   * @throws MigrationError PROTOCOL_VIOLATION, MIGRATION_TIMEOUT; whatever broke the channel
+   */
+  async #untilClosed(channel: Channel, signal: AbortSignal): Promise<void> {
+    const idleMs = this.#idleMs
+    const idle = new AbortController()
+    let movedAtMs = performance.now()
+    const watch = setInterval(() => {
+      const nowMs = performance.now()
+      if (this.#components.isMoving(channel.peer)) movedAtMs = nowMs
+      if (nowMs - movedAtMs < idleMs) return
+      idle.abort(new MigrationError('MIGRATION_TIMEOUT', `no VM of the herd was offered in ${idleMs} ms`))
+    }, idleMs / 10)
+    try {
+      const message = await channel.receive({ maxBytes: 0, signal: AbortSignal.any([signal, idle.signal]) })
+      if (message !== null) {
+        throw new MigrationError('PROTOCOL_VIOLATION', 'a message where the end of the channel was due')
+      }
+    } finally {
+      clearInterval(watch)
+    }
   }
-  throw new MigrationError('PROTOCOL_VIOLATION', 'a message where the end of the channel was due')
 }

@@ -25,8 +25,8 @@ export const TIMEOUTS_MS = {
   prepare: 60_000,
   /** All rounds together, as the destination waits for Finish: a slow link and a large VM. */
   rounds: 24 * 3_600_000,
-  /** All moves of a herd, as the destination keeps their places: a dead peer breaks the channel long before. */
-  herd: 24 * 3_600_000,
+  /** Places of a herd, from one move of its source to the next: a source begins the next when one has ended. */
+  herdIdle: 5 * 60_000,
   /** From one frame of pages to the next, up to Finish: 1 MiB at 9 kB/s. */
   pagesSilence: 120_000,
   /** From the end of a round's sending to RoundApplied. */

@@ -1,6 +1,7 @@
 /** What a peer may say on a herd's channel, through the handler, with the node's own VMs and templates behind it. */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { MAX_HERD_VMS } from '../../src/domain/migration.ts'
 import { Policy } from '../../src/domain/policy.ts'
@@ -15,6 +16,8 @@ import { machine, TestNode } from '../template/fixture.ts'
 
 const MIB = 1024 ** 2
 const LIMIT_BYTES = 4096 * MIB
+/** Of the source of a herd, before its places are free again. */
+const IDLE_MS = 1_000
 const TEMPLATE_ID = `bafkrei${'a'.repeat(52)}`
 
 let node: TestNode
@@ -22,6 +25,7 @@ let vms: VmService
 let herds: KeptHerds
 let events: MigrationEvent[]
 let stopping: AbortController
+let moving: boolean
 
 beforeEach(async () => {
   node = await TestNode.start()
@@ -31,12 +35,17 @@ beforeEach(async () => {
   )
   events = []
   stopping = new AbortController()
-  herds = new KeptHerds({
-    vms,
-    templates: node.store,
-    policy: new Policy({}, { node: 'here' }),
-    onEvent: (event) => events.push(event),
-  })
+  moving = false
+  herds = new KeptHerds(
+    {
+      vms,
+      templates: node.store,
+      policy: new Policy({}, { node: 'here' }),
+      isMoving: () => moving,
+      onEvent: (event) => events.push(event),
+    },
+    { idleMs: IDLE_MS },
+  )
 })
 afterEach(async () => {
   stopping.abort(new Error('the test ends'))
@@ -133,6 +142,17 @@ test('a herd is freed when its channel breaks, and when the agent stops', async 
   expect(vms.memory().reservedBytes).toBeGreaterThan(0)
   stopping.abort(new Error('the agent stops'))
   expect(await stopped.served).toBe('the agent stops')
+  expect(vms.memory().reservedBytes).toBe(0)
+})
+
+test('a herd whose source moves nothing is free again in time, one whose moves go on is kept', async () => {
+  moving = true
+  const { served, ask } = open()
+  expect(await ask(offer())).toEqual({ kind: 'herdAccept' })
+  await sleep(IDLE_MS * 1.5)
+  expect(vms.memory().reservedBytes).toBeGreaterThan(0)
+  moving = false
+  expect(await served).toBe('MIGRATION_TIMEOUT')
   expect(vms.memory().reservedBytes).toBe(0)
 })
 
