@@ -22,6 +22,7 @@ import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
 import { MoveLanes } from './lanes.ts'
 import { MoveMeter } from './meter.ts'
+import { MoveReports } from './move-reports.ts'
 import { Pace } from './pace.ts'
 import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms, Signatures } from './ports.ts'
 import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
@@ -79,12 +80,13 @@ export interface MigrationInit {
 /** All moves of this node: those away, those here, and those in doubt. */
 export class MigrationService {
   readonly #components: MigrationComponents
-  readonly #journal: MigrationJournal
+  readonly #reports: MoveReports
   readonly #departures = new Map<MigrationId, SourceMove>()
   readonly #arrivals: Arrivals
   readonly #doubts: Doubts
   readonly #progress = new EventEmitter()
-  readonly #reports = new Map<MigrationId, Promise<MigrationReport>>()
+  /** Reports of moves that have not ended. */
+  readonly #ending = new Map<MigrationId, Promise<MigrationReport>>()
   readonly #lanes = new MoveLanes()
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
@@ -97,12 +99,12 @@ export class MigrationService {
   ) {
     this.#components = components
     this.#doubtReportMs = doubtReportMs
-    this.#journal = new MigrationJournal(components.db)
-    this.#arrivals = new Arrivals({ ...components, journal: this.#journal })
-    const correct = (migrationId: MigrationId, verdict: Verdict) =>
-      // A report that can't be corrected must not keep a VM in doubt.
-      this.#journal.correctReport(migrationId, verdict).catch(() => {})
-    this.#doubts = new Doubts({ ...components, onVerdict: correct })
+    this.#reports = new MoveReports(components.db)
+    this.#arrivals = new Arrivals({ ...components, journal: new MigrationJournal(components.db) })
+    this.#doubts = new Doubts({
+      ...components,
+      onVerdict: (migrationId, verdict) => this.#reports.correct(migrationId, verdict),
+    })
     this.#progress.setMaxListeners(0)
   }
 
@@ -118,11 +120,11 @@ export class MigrationService {
   /** An agent that was killed after its Grant has left no report that says so: people look for one. */
   async #recallReport({ record: { spec, state } }: DepartingVm): Promise<void> {
     const { migrationId, destination } = doubtOf(state)!
-    if ((await this.#journal.report(migrationId))?.outcome === 'in-doubt') return
+    if ((await this.#reports.get(migrationId))?.outcome === 'in-doubt') return
     const { name: vm, templateId } = spec
     const move = { migrationId, vm, from: this.#components.peerId, to: destination, templateId }
     const report = new MoveMeter(move).finish('in-doubt', inDoubt(vm, destination))
-    await this.#journal.saveReport(report).catch(() => {})
+    await this.#reports.save(report)
   }
 
   /** Cancels the moves that may be cancelled and waits for the others. */
@@ -134,7 +136,7 @@ export class MigrationService {
         // Handed over already: it ends by itself within its own bounds.
       }
     }
-    await Promise.all([Promise.allSettled(this.#reports.values()), this.#arrivals.stop()])
+    await Promise.all([Promise.allSettled(this.#ending.values()), this.#arrivals.stop()])
     await Promise.all(this.#herds)
     await this.#doubts.stop()
   }
@@ -172,7 +174,7 @@ export class MigrationService {
         const move = this.#depart(request, { pace, turn: (signal) => herd.turn(signal) })
         members.push({ vm: movable, cancelled: move.cancelled })
         const { migrationId } = move.meter.report
-        return { vm, migrationId, report: this.#reports.get(migrationId)! }
+        return { vm, migrationId, report: this.#ending.get(migrationId)! }
       } catch (error) {
         return { vm, error }
       }
@@ -207,15 +209,15 @@ export class MigrationService {
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
         settleDoubt: (vm, handover) => this.#settleDoubt(vm, handover),
         onProgress: () => this.#progress.emit(migrationId, this.#progressOf(move)),
-        onLeaving: () => this.#journal.correctReport(migrationId, 'granted').catch(() => {}),
+        onLeaving: () => this.#reports.correct(migrationId, 'granted'),
       },
       { migrationId, request, doubtReportMs: this.#doubtReportMs },
     )
     this.#departures.set(migrationId, move)
     this.#components.onEvent({ kind: 'migration-started', migrationId, vm: request.vm, to: request.to })
     const report = this.#finish(move, this.#begin(move))
-    this.#reports.set(migrationId, report)
-    const forget = () => this.#reports.delete(migrationId)
+    this.#ending.set(migrationId, report)
+    const forget = () => this.#ending.delete(migrationId)
     report.then(forget, forget)
     return move
   }
@@ -236,15 +238,14 @@ export class MigrationService {
         'the agent ended in the middle of it: the VM stayed where it was',
       ),
     )
-    await this.#journal.saveReport({ ...report, outcome: 'failed', error }).catch(() => {})
+    await this.#reports.save({ ...report, outcome: 'failed', error })
   }
 
   async #finish(move: SourceMove, begun: Promise<void>): Promise<MigrationReport> {
     const report = await move.run().catch((error: unknown) => move.meter.finish('failed', error))
     const { migrationId, vm, to, outcome } = report
     await begun
-    // A list of moves with a gap is no reason to call a move failed.
-    await this.#journal.saveReport(report).catch(() => {})
+    await this.#reports.save(report)
     this.#departures.delete(migrationId)
     this.#progress.emit(migrationId, null)
     this.#components.onEvent({ kind: 'migration-ended', migrationId, vm, to, outcome })
@@ -253,7 +254,7 @@ export class MigrationService {
 
   /** Moves from here: those under way as far as they are, ended ones as they ended; oldest first. */
   async list(): Promise<{ report: MigrationReport; running: boolean }[]> {
-    const ended = await this.#journal.reports()
+    const ended = await this.#reports.all()
     return [
       ...ended
         .filter(({ migrationId }) => !this.#departures.has(migrationId))
@@ -266,7 +267,7 @@ export class MigrationService {
   async get(migrationId: MigrationId): Promise<{ report: MigrationReport; running: boolean }> {
     const departure = this.#departures.get(migrationId)
     if (departure !== undefined) return { report: departure.meter.report, running: true }
-    const report = await this.#journal.report(migrationId)
+    const report = await this.#reports.get(migrationId)
     if (report !== undefined) return { report, running: false }
     throw new MigrationError('MIGRATION_NOT_FOUND', `no move ${migrationId}: see \`drover migration ls\``)
   }
@@ -311,8 +312,8 @@ export class MigrationService {
     this.#components.onEvent({ kind: 'migration-in-doubt', migrationId, vm: name, to: destination })
     const onSettled = async (verdict: Verdict) => {
       // The report that says "in doubt" is saved before it is corrected.
-      await this.#reports.get(migrationId)
-      await this.#journal.correctReport(migrationId, verdict).catch(() => {})
+      await this.#ending.get(migrationId)
+      await this.#reports.correct(migrationId, verdict)
       this.#components.onEvent({ kind: 'migration-settled', migrationId, vm: name, verdict })
     }
     settled.then(onSettled).catch(() => {
