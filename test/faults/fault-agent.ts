@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { StatusReply, VmReply } from '../../src/agent/api-schema.ts'
@@ -53,12 +53,6 @@ export class FaultAgent implements AsyncDisposable {
     this.failpoints = new FailpointControl(join(dir, 'fail'))
     this.disk = new SmallDisk(this.dataDir, settings.diskBytes)
     this.client = new AgentClient({ socket: this.socket, signal: this.#closing.signal })
-  }
-
-  /** The data directory, before the first start. */
-  async prepare(): Promise<void> {
-    await mkdir(this.dir, { recursive: true })
-    await this.disk.mount()
   }
 
   /** @throws when it doesn't answer in time, with its log */
@@ -135,7 +129,7 @@ export class FaultAgent implements AsyncDisposable {
       pids.map(async (pid) => {
         const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')
         const at = commandLine.indexOf(`path=${this.dir}/run/vms/`)
-        if (at < 0 || Number(pid) === this.pid) return []
+        if (at < 0) return []
         const [, runDirName = ''] = /\/run\/vms\/([^/]+)\//.exec(commandLine.slice(at)) ?? []
         return [{ pid: Number(pid), runDirName }]
       }),
@@ -155,6 +149,5 @@ export class FaultAgent implements AsyncDisposable {
         // It has ended since it was looked for.
       }
     }
-    await this.disk.unmount()
   }
 }

@@ -89,7 +89,15 @@ export class Lab implements AsyncDisposable {
           },
         }),
     )
-    for (const agent of agents) await cleanup.use(agent).prepare()
+    try {
+      for (const { disk } of agents) {
+        cleanup.defer(() => disk.unmount())
+        await disk.mount()
+      }
+    } catch (error) {
+      return `no small file systems: ${(error as Error).message.trim()}`
+    }
+    for (const agent of agents) cleanup.use(agent)
     // Identities are made before the first start: each node is told where the others are.
     const meshKey = await loadMeshKey(dataDirs[0]!, null)
     const peerIds: string[] = []

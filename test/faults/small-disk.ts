@@ -1,21 +1,25 @@
 import { execFile } from 'node:child_process'
-import { mkdir, rm, statfs } from 'node:fs/promises'
+import { mkdir, rm, statfs, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
-const run = promisify(execFile)
+const ENVIRONMENT = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` }
+const run = (command: string, args: readonly string[]) =>
+  promisify(execFile)(command, args, { env: ENVIRONMENT })
 
+/**
+ * A database appends some hundred bytes to a log: with the usual 4 KiB blocks
+ * most of these still find room in the last block of a full disk.
+ */
+const BLOCK_BYTES = 1024
 /** Not of the product's names: it never looks at it. */
 const FILLER = 'filler'
-/** QEMUs that were just killed may hold files for a moment. */
-const UNMOUNT_TRIES = 50
-const UNMOUNT_RETRY_MS = 100
 
-/** A file system of its own, in memory, that can be filled to the last byte. */
+/** A file system of its own, in memory, that can be filled to the last block. */
 export class SmallDisk {
   readonly #path: string
   readonly #bytes: number
+  readonly #mounts: string[] = []
 
   constructor(path: string, bytes: number) {
     this.#path = path
@@ -23,10 +27,19 @@ export class SmallDisk {
   }
 
   async mount(): Promise<void> {
+    const memory = `${this.#path}-image`
+    await mkdir(memory, { recursive: true })
     await mkdir(this.#path, { recursive: true })
-    // Huge pages would make QEMU's private mappings private 512 pages at a time.
-    const options = `size=${this.#bytes},huge=never,mode=700`
-    await run('mount', ['-t', 'tmpfs', '-o', options, 'drover-faults', this.#path])
+    await run('mount', ['-t', 'tmpfs', '-o', `size=${this.#bytes}`, 'drover-faults', memory])
+    this.#mounts.unshift(memory)
+    const image = join(memory, 'ext4')
+    await writeFile(image, '')
+    await truncate(image, this.#bytes)
+    const features = ['-O', '^has_journal', '-b', String(BLOCK_BYTES), '-m', '0']
+    await run('mkfs.ext4', ['-q', ...features, image])
+    await run('mount', ['-o', 'loop,discard', image, this.#path])
+    this.#mounts.unshift(this.#path)
+    await rm(join(this.#path, 'lost+found'), { recursive: true })
   }
 
   async fill(): Promise<void> {
@@ -34,14 +47,12 @@ export class SmallDisk {
     for (let at = 0; ; ) {
       const { bavail, bsize } = await statfs(this.#path)
       if (bavail === 0) return
-      // Somebody may take some of it first.
-      const length = bavail * bsize
-      await run('fallocate', ['--offset', String(at), '--length', String(length), filler]).then(
-        () => {
-          at += length
-        },
-        () => {},
-      )
+      // Somebody may take some of it first, and the filler's own extents are somewhere too: then less does.
+      let length = bavail * bsize
+      while (length >= bsize && !(await allocate(filler, at, length)))
+        length = Math.floor(length / bsize / 2) * bsize
+      if (length < bsize) return
+      at += length
     }
   }
 
@@ -50,14 +61,14 @@ export class SmallDisk {
   }
 
   async unmount(): Promise<void> {
-    for (let tries = 1; ; tries++) {
-      try {
-        await run('umount', [this.#path])
-        return
-      } catch (error) {
-        if (tries === UNMOUNT_TRIES) throw error
-        await sleep(UNMOUNT_RETRY_MS)
-      }
-    }
+    // Lazily: whatever else on this machine has copied its mounts meanwhile may hold a copy of these.
+    for (const path of this.#mounts.splice(0)) await run('umount', ['--lazy', path])
   }
+}
+
+async function allocate(path: string, at: number, length: number): Promise<boolean> {
+  return await run('fallocate', ['--offset', String(at), '--length', String(length), path]).then(
+    () => true,
+    () => false,
+  )
 }
