@@ -105,7 +105,9 @@ export class FaultAgent implements AsyncDisposable {
     await exited
   }
 
-  signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+  /** @param signal - after a SIGTERM, `end` waits for it */
+  signal(signal: 'SIGSTOP' | 'SIGCONT' | 'SIGTERM'): void {
+    if (signal === 'SIGTERM') this.#isMeantToRun = false
     this.#child!.kill(signal)
   }
 

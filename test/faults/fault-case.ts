@@ -4,9 +4,9 @@ import type { MigrateReply, MigrationReply } from '../../src/agent/api-schema.ts
 import type { Failpoint } from './failpoint-control.ts'
 import type { FaultAgent } from './fault-agent.ts'
 import type { Duration, Fault, Scene } from './faults.ts'
-import type { Finding } from './findings.ts'
+import { errorText, type Finding } from './findings.ts'
 import { find } from './guests.ts'
-import { type Baseline, checkGuest, checkTemplate, settle } from './invariants.ts'
+import { checkLife, checkMemory, checkTemplate, settle } from './invariants.ts'
 import type { Lab } from './lab.ts'
 
 /** A move on an intact link takes less than two seconds; on a slow one it may take some. */
@@ -24,14 +24,17 @@ export interface Expectation {
   errorCode: string | null
 }
 
+/** At a boundary, with one agent held there; or so long after the move was asked for, with nobody held. */
+export type FaultTime = Failpoint | { afterMs: number }
+
 export interface FaultCase {
   fault: Fault
-  at: Failpoint
+  at: FaultTime
   expected: Expectation
 }
 
-export function caseName({ fault, at: { side, boundary } }: FaultCase): string {
-  return `${fault.name} at ${side}:${boundary}`
+export function caseName({ fault, at }: FaultCase): string {
+  return `${fault.name} ${'afterMs' in at ? `after ${at.afterMs} ms` : `at ${at.side}:${at.boundary}`}`
 }
 
 export interface CaseEnd {
@@ -43,53 +46,83 @@ export interface CaseEnd {
   findings: Finding[]
 }
 
-/** Where the VM is, and what all nodes were before there were VMs. */
+/** Where the VM is. */
 export interface Stage {
   lab: Lab
-  baselines: ReadonlyMap<string, Baseline>
   vm: string
+  /** VMs that are not moved, and must be where they were. */
+  others: readonly string[]
   source: FaultAgent
   destination: FaultAgent
   random: () => number
 }
 
-export async function runCase(stage: Stage, faultCase: FaultCase): Promise<CaseEnd> {
-  const { lab, baselines, vm, source, destination } = stage
+/** @param thorough - whether all of the guest's memory and the templates are looked at, which takes a second */
+export async function runCase(
+  stage: Stage,
+  faultCase: FaultCase,
+  { thorough }: { thorough: boolean },
+): Promise<CaseEnd> {
+  const { lab, vm, others, source, destination } = stage
   const startedMs = performance.now()
-  const { at, fault } = faultCase
+  const { fault } = faultCase
   const scene = await setScene(stage)
-  const held = stage[at.side]
   const findings: Finding[] = []
 
   await fault.prepare?.(scene)
-  await held.failpoints.arm(at)
-  const move = await startMove(scene)
-  const isHeld = await held.failpoints.hit(AbortSignal.any([AbortSignal.timeout(HIT_TIMEOUT_MS), move.ended]))
-  if (!isHeld) findings.push({ kind: 'unexpected', text: 'the move never came to that boundary' })
-  await fault.inject(scene)
-  await held.failpoints.release()
+  const move = await meetFault(scene, faultCase, findings)
   await last(fault.duration, move.ended)
-  await fault.undo(scene)
+  try {
+    await fault.undo(scene)
+  } catch (error) {
+    findings.push({ kind: 'unexpected', text: `undoing it: ${errorText(error)}` })
+  }
   await restartCrashed(lab, findings)
 
-  const killed = new Set(fault.name.endsWith('QEMU killed') ? [vm] : [])
-  findings.push(...(await settle(lab, baselines, { names: [vm], killed }, { timeoutMs: SETTLE_TIMEOUT_MS })))
+  const killed = new Set(fault.killsVm ? [vm] : [])
+  findings.push(...(await settle(lab, { names: [vm, ...others], killed }, { timeoutMs: SETTLE_TIMEOUT_MS })))
   const report = await move.report()
   const records = await find(lab, vm)
-  const owner = ownerAmong(records.map(({ agent }) => agent))
-  for (const record of records) findings.push(...(await checkGuest(lab, record)))
-  for (const agent of [source, destination]) {
-    findings.push(...(await checkTemplate(agent, lab.templateId, baselines.get(agent.name)!)))
+  const owner = ownerAmong(
+    stage,
+    records.map(({ agent }) => agent),
+  )
+  for (const record of records) {
+    findings.push(...(await checkLife(lab, record)))
+    if (thorough) findings.push(...(await checkMemory(lab, record)))
   }
-  const mayLackReport = fault.name === 'source agent killed'
-  findings.push(...judge(faultCase.expected, { report, owner, mayLackReport }))
+  if (thorough) {
+    for (const agent of [source, destination]) findings.push(...(await checkTemplate(lab, agent)))
+  }
+  findings.push(...judge(faultCase.expected, { report, owner, mayLackReport: fault.killsReport }))
   const outcome = report === null ? 'no report' : describe(report)
   return { name: caseName(faultCase), outcome, owner, ms: performance.now() - startedMs, findings }
+}
 
-  function ownerAmong(agents: readonly FaultAgent[]): CaseEnd['owner'] {
-    if (agents.includes(source)) return 'source'
-    return agents.includes(destination) ? 'destination' : 'nobody'
+/** Starts the move, and does the fault where it is due. */
+async function meetFault(scene: Scene, { at, fault }: FaultCase, findings: Finding[]): Promise<Move> {
+  if ('afterMs' in at) {
+    const move = await startMove(scene)
+    await sleep(at.afterMs, undefined, { signal: move.ended }).catch(() => {})
+    await fault.inject(scene)
+    return move
   }
+  const { failpoints } = scene[at.side]
+  await failpoints.arm(at)
+  const move = await startMove(scene)
+  const isHeld = await failpoints.hit(AbortSignal.any([AbortSignal.timeout(HIT_TIMEOUT_MS), move.ended]))
+  if (!isHeld) findings.push({ kind: 'unexpected', text: 'the move never came to that boundary' })
+  await fault.inject(scene)
+  await failpoints.release()
+  return move
+}
+
+function ownerAmong(
+  { source, destination }: Pick<Stage, 'source' | 'destination'>,
+  agents: readonly FaultAgent[],
+): CaseEnd['owner'] {
+  if (agents.includes(source)) return 'source'
+  return agents.includes(destination) ? 'destination' : 'nobody'
 }
 
 async function setScene({ lab, vm, source, destination, random }: Stage): Promise<Scene> {

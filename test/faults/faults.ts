@@ -32,6 +32,10 @@ export interface Duration {
 export interface Fault {
   name: string
   duration: Duration
+  /** A move's report dies with its agent. */
+  killsReport: boolean
+  /** The VM may end with its QEMU. */
+  killsVm: boolean
   /** Before the move begins. */
   prepare?: (scene: Scene) => Promise<void>
   inject: (scene: Scene) => Promise<void>
@@ -48,15 +52,28 @@ const PATIENCE_MS = 12_000
 const SLOW = { delayMs: 60, bytesPerSecond: 2_000_000 }
 
 const SIBLING = 'sibling'
+const WITNESS = 'witness'
 /** More than the limit of matrix.ts leaves beside two VMs and a template. */
 const GROWTH_MIB = 56
 
 type Side = 'source' | 'destination'
 
+const HARMLESS = { killsReport: false, killsVm: false } as const
+
+export const nothing: Fault = {
+  ...HARMLESS,
+  name: 'no fault',
+  duration: { ms: PATIENCE_MS, untilReport: true },
+  inject: async () => {},
+  undo: async () => {},
+}
+
 /** The agent dies at once, as in a power cut of it alone, and comes back. */
 export function agentKilled(side: Side): Fault {
   return {
+    ...HARMLESS,
     name: `${side} agent killed`,
+    killsReport: side === 'source',
     duration: { ms: DEAD_MS, untilReport: false },
     inject: async (scene) => {
       await scene[side].end('SIGKILL')
@@ -67,10 +84,26 @@ export function agentKilled(side: Side): Fault {
   }
 }
 
-export function agentStopped(side: Side): Fault {
+/** As in an upgrade: it ends in order, and the next one takes over. */
+export function agentUpgraded(side: Side): Fault {
   return {
+    ...HARMLESS,
+    name: `${side} agent upgraded`,
+    duration: { ms: 0, untilReport: false },
+    // It may be held, and end only after that.
+    inject: async (scene) => scene[side].signal('SIGTERM'),
+    undo: async (scene) => {
+      await scene[side].end('SIGTERM')
+      await scene[side].start()
+    },
+  }
+}
+
+export function agentStopped(side: Side, ms = STOP_MS): Fault {
+  return {
+    ...HARMLESS,
     name: `${side} agent stopped`,
-    duration: { ms: STOP_MS, untilReport: false },
+    duration: { ms, untilReport: false },
     inject: async (scene) => scene[side].signal('SIGSTOP'),
     undo: async (scene) => scene[side].signal('SIGCONT'),
   }
@@ -78,7 +111,9 @@ export function agentStopped(side: Side): Fault {
 
 export function qemuKilled(side: Side): Fault {
   return {
+    ...HARMLESS,
     name: `${side} QEMU killed`,
+    killsVm: true,
     duration: { ms: 0, untilReport: false },
     inject: async (scene) => {
       await signalQemu(scene, side, 'SIGKILL')
@@ -87,11 +122,12 @@ export function qemuKilled(side: Side): Fault {
   }
 }
 
-export function qemuStopped(side: Side): Fault {
+export function qemuStopped(side: Side, ms = STOP_MS): Fault {
   let stopped: number | null = null
   return {
+    ...HARMLESS,
     name: `${side} QEMU stopped`,
-    duration: { ms: STOP_MS, untilReport: false },
+    duration: { ms, untilReport: false },
     inject: async (scene) => {
       stopped = await signalQemu(scene, side, 'SIGSTOP')
     },
@@ -104,6 +140,7 @@ export function qemuStopped(side: Side): Fault {
 /** A cable that is pulled out of one direction, or of both, and put in again; then either all goes on, or a firewall has forgotten. */
 export function linkCut(direction: 'to the destination' | 'to the source' | 'both ways'): Fault {
   return {
+    ...HARMLESS,
     name: `link cut ${direction}`,
     duration: { ms: CUT_MS, untilReport: false },
     inject: async ({ lab, source, destination }) => {
@@ -120,6 +157,7 @@ export function linkCut(direction: 'to the destination' | 'to the source' | 'bot
 }
 
 export const linkSlow: Fault = {
+  ...HARMLESS,
   name: 'link slow',
   duration: { ms: PATIENCE_MS, untilReport: true },
   inject: ({ lab, source, destination }) => lab.links.setBoth(source.name, destination.name, SLOW),
@@ -129,6 +167,7 @@ export const linkSlow: Fault = {
 /** The next piece of what one side sends arrives with a wrong byte. */
 export function byteFlipped(direction: 'to the destination' | 'to the source'): Fault {
   return {
+    ...HARMLESS,
     name: `byte flipped ${direction}`,
     duration: { ms: PATIENCE_MS, untilReport: true },
     inject: async ({ lab, source, destination }) => {
@@ -141,6 +180,7 @@ export function byteFlipped(direction: 'to the destination' | 'to the source'): 
 
 export function diskFull(side: Side): Fault {
   return {
+    ...HARMLESS,
     name: `disk full at the ${side}`,
     duration: { ms: PATIENCE_MS, untilReport: true },
     inject: (scene) => scene[side].disk.fill(),
@@ -148,9 +188,33 @@ export function diskFull(side: Side): Fault {
   }
 }
 
+/**
+ * A disk that was full and is free again, then a power cut: what the node said
+ * it had written in between must be there.
+ */
+export function diskFullThenKilled(side: Side): Fault {
+  return {
+    ...diskFull(side),
+    name: `disk full and then killed at the ${side}`,
+    killsReport: side === 'source',
+    undo: async (scene) => {
+      const agent = scene[side]
+      await agent.disk.free()
+      await startGuest(scene.lab, agent, WITNESS, { dataMib: 0 })
+      await agent.end('SIGKILL')
+      await agent.start()
+      const names = (await agent.vms()).map(({ name }) => name)
+      if (!names.includes(WITNESS))
+        throw new Error('a VM that was started after the disk was free is forgotten')
+      await removeGuest(agent, WITNESS)
+    },
+  }
+}
+
 /** Another guest of the node takes what the limit had left. */
 export function memoryShort(side: Side): Fault {
   return {
+    ...HARMLESS,
     name: `memory short at the ${side}`,
     duration: { ms: PATIENCE_MS, untilReport: true },
     prepare: ({ lab, ...scene }) => startGuest(lab, scene[side], SIBLING, { dataMib: 0 }),

@@ -20,3 +20,10 @@ export interface Finding {
   kind: FindingKind
   text: string
 }
+
+/** An error with all that it hides: what was suppressed while something else failed too. */
+export function errorText(error: unknown): string {
+  if (error instanceof SuppressedError)
+    return `${errorText(error.error)}\nand before that ${errorText(error.suppressed)}`
+  return error instanceof Error ? (error.stack ?? error.message) : String(error)
+}

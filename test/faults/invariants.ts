@@ -46,23 +46,18 @@ export interface Expected {
  */
 export async function settle(
   lab: Lab,
-  baselines: ReadonlyMap<string, Baseline>,
   expected: Expected,
   { timeoutMs }: { timeoutMs: number },
 ): Promise<Finding[]> {
   const deadlineMs = performance.now() + timeoutMs
   for (;;) {
-    const findings = await lookAround(lab, baselines, expected)
+    const findings = await lookAround(lab, expected)
     if (findings.length === 0 || performance.now() > deadlineMs) return findings
     await sleep(SETTLE_POLL_MS)
   }
 }
 
-async function lookAround(
-  lab: Lab,
-  baselines: ReadonlyMap<string, Baseline>,
-  expected: Expected,
-): Promise<Finding[]> {
+async function lookAround(lab: Lab, expected: Expected): Promise<Finding[]> {
   const perNode = await Promise.all(
     lab.agents.map(async (agent) => {
       try {
@@ -73,7 +68,7 @@ async function lookAround(
           AbortSignal.timeout(STATUS_TIMEOUT_MS),
         )
         const here = vms.vms.map((vm) => ({ agent, vm }))
-        return { here, findings: await leftovers(agent, here, baselines.get(agent.name)!) }
+        return { here, findings: await leftovers(agent, here, lab.baselines.get(agent.name)!) }
       } catch (error) {
         const text = `${agent.name} does not answer: ${(error as Error).message}`
         return { here: [], findings: [{ kind: 'lost', text } as const] }
@@ -155,18 +150,11 @@ function beyond(now: readonly string[], before: readonly string[]): string[] {
   })
 }
 
-/** That the guest goes on, with the memory it had, and never was two. */
-export async function checkGuest(lab: Lab, { agent, vm }: Whereabouts): Promise<Finding[]> {
-  const { name } = vm
+/** That the guest goes on, and never was two. */
+export async function checkLife(lab: Lab, { vm: { name, state } }: Whereabouts): Promise<Finding[]> {
   const findings: Finding[] = []
-  if (vm.state === 'running') {
-    if (!(await beats(lab, name))) findings.push({ kind: 'wrong-digest', text: `${name} does not go on` })
-    try {
-      const line = await guestLine(lab, agent, name)
-      await line.run('workload check')
-    } catch (error) {
-      findings.push({ kind: 'wrong-digest', text: `${name}: ${(error as Error).message}` })
-    }
+  if (state === 'running' && !(await beats(lab, name))) {
+    findings.push({ kind: 'wrong-digest', text: `${name} does not go on` })
   }
   for (const anomaly of lab.watch.timeline(name).anomalies) {
     findings.push({ kind: 'double-run', text: `${name}: ${JSON.stringify(anomaly)}` })
@@ -174,12 +162,19 @@ export async function checkGuest(lab: Lab, { agent, vm }: Whereabouts): Promise<
   return findings
 }
 
-export async function checkTemplate(
-  agent: FaultAgent,
-  templateId: string,
-  { ramDigest: before }: Baseline,
-): Promise<Finding[]> {
-  if ((await ramDigest(agent, templateId)) === before) return []
+/** That the guest has the memory it had, by hashes that it remembers itself. */
+export async function checkMemory(lab: Lab, { agent, vm: { name, state } }: Whereabouts): Promise<Finding[]> {
+  if (state !== 'running') return []
+  try {
+    await (await guestLine(lab, agent, name)).run('workload check')
+    return []
+  } catch (error) {
+    return [{ kind: 'wrong-digest', text: `${name}: ${(error as Error).message}` }]
+  }
+}
+
+export async function checkTemplate({ templateId, baselines }: Lab, agent: FaultAgent): Promise<Finding[]> {
+  if ((await ramDigest(agent, templateId)) === baselines.get(agent.name)!.ramDigest) return []
   return [{ kind: 'template-changed', text: `the RAM file of ${agent.name} is not what it was` }]
 }
 

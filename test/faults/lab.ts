@@ -17,6 +17,7 @@ import { testGuest } from '../support/guest.ts'
 import { makeStar } from '../support/star-network.ts'
 import { FaultAgent } from './fault-agent.ts'
 import { GuestWatch } from './guest-watch.ts'
+import { type Baseline, takeBaseline } from './invariants.ts'
 import type { Route } from './relay.ts'
 import { Links } from './relay-control.ts'
 
@@ -43,12 +44,13 @@ export class Lab implements AsyncDisposable {
   readonly agents: readonly FaultAgent[]
   readonly links: Links
   readonly watch: GuestWatch
-  /** RAM file of the template below a node's data directory. */
   readonly templateId: string
+  /** What each node was before there were VMs. */
+  readonly baselines: ReadonlyMap<string, Baseline>
   readonly #cleanup: AsyncDisposableStack
 
   private constructor(
-    parts: Pick<Lab, 'dir' | 'agents' | 'links' | 'watch' | 'templateId'>,
+    parts: Pick<Lab, 'dir' | 'agents' | 'links' | 'watch' | 'templateId' | 'baselines'>,
     cleanup: AsyncDisposableStack,
   ) {
     this.dir = parts.dir
@@ -56,6 +58,7 @@ export class Lab implements AsyncDisposable {
     this.links = parts.links
     this.watch = parts.watch
     this.templateId = parts.templateId
+    this.baselines = parts.baselines
     this.#cleanup = cleanup
   }
 
@@ -120,7 +123,9 @@ export class Lab implements AsyncDisposable {
     const templateId = await shareTemplate(agents)
     // Not before: making a template needs the console of its guest itself.
     const watch = cleanup.use(new GuestWatch(agents))
-    return new Lab({ dir, agents, links, watch, templateId }, cleanup.move())
+    const baselines = new Map<string, Baseline>()
+    for (const agent of agents) baselines.set(agent.name, await takeBaseline(agent, templateId))
+    return new Lab({ dir, agents, links, watch, templateId, baselines }, cleanup.move())
   }
 
   agent(name: string): FaultAgent {

@@ -7,6 +7,7 @@ import {
   agentStopped,
   byteFlipped,
   diskFull,
+  diskFullThenKilled,
   type Fault,
   linkCut,
   linkSlow,
@@ -38,7 +39,7 @@ export function matrix(): FaultCase[] {
     ...(['to the destination', 'to the source', 'both ways'] as const).map(linkCut).map(everywhere),
     everywhere(linkSlow),
     ...(['to the destination', 'to the source'] as const).map(byteFlipped).map(everywhere),
-    ...SIDES.map(diskFull).map(everywhere),
+    ...SIDES.flatMap((side) => [diskFull(side), diskFullThenKilled(side)].map(everywhere)),
     ...SIDES.map(memoryShort).map(everywhere),
   ]
   return faults.flatMap(({ fault, applies }) =>

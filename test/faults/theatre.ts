@@ -1,7 +1,7 @@
 import type { FaultAgent } from './fault-agent.ts'
-import { type CaseEnd, type FaultCase, runCase } from './fault-case.ts'
+import { type CaseEnd, caseName, type FaultCase, runCase } from './fault-case.ts'
+import { errorText } from './findings.ts'
 import { find, removeGuest, startGuest } from './guests.ts'
-import { type Baseline, takeBaseline } from './invariants.ts'
 import { Lab, type LabInit } from './lab.ts'
 
 const VM = 'w'
@@ -14,42 +14,32 @@ export class Theatre implements AsyncDisposable {
   /** What the agents said up to the last case with findings. */
   lastLogs = ''
   #lab: Lab
-  #baselines: ReadonlyMap<string, Baseline>
 
-  private constructor(
-    init: LabInit,
-    random: () => number,
-    parts: { lab: Lab; baselines: ReadonlyMap<string, Baseline> },
-  ) {
+  private constructor(init: LabInit, random: () => number, lab: Lab) {
     this.#init = init
     this.#random = random
-    this.#lab = parts.lab
-    this.#baselines = parts.baselines
+    this.#lab = lab
   }
 
   /** @returns why there is none, where namespaces can't be made */
   static async open(init: LabInit, random: () => number): Promise<Theatre | string> {
-    const parts = await build(init)
-    return typeof parts === 'string' ? parts : new Theatre(init, random, parts)
+    const lab = await Lab.start(init)
+    return typeof lab === 'string' ? lab : new Theatre(init, random, lab)
   }
 
   /** After a case with findings the next one gets a new lab: what one left must not be blamed on another. */
   async run(faultCase: FaultCase): Promise<CaseEnd> {
-    const source = await this.#ownerOfRunningVm()
-    await this.#lab.meet()
-    const { agents } = this.#lab
-    const destination = agents[(agents.indexOf(source) + 1) % agents.length]!
-    const stage = {
-      lab: this.#lab,
-      baselines: this.#baselines,
-      vm: VM,
-      source,
-      destination,
-      random: this.#random,
-    }
-    const end = await runCase(stage, faultCase)
+    const end = await this.#play(faultCase).catch(
+      (error: unknown): CaseEnd => ({
+        name: caseName(faultCase),
+        outcome: 'not played to its end',
+        owner: 'nobody',
+        ms: 0,
+        findings: [{ kind: 'unexpected', text: errorText(error) }],
+      }),
+    )
     if (end.findings.length > 0) {
-      this.lastLogs = agents.map(({ name, log }) => `--- ${name}\n${log}`).join('\n')
+      this.lastLogs = this.#lab.agents.map(({ name, log }) => `--- ${name}\n${log}`).join('\n')
       await this.#rebuild()
     }
     return end
@@ -57,6 +47,15 @@ export class Theatre implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#lab[Symbol.asyncDispose]()
+  }
+
+  async #play(faultCase: FaultCase): Promise<CaseEnd> {
+    const source = await this.#ownerOfRunningVm()
+    await this.#lab.meet()
+    const { agents } = this.#lab
+    const destination = agents[(agents.indexOf(source) + 1) % agents.length]!
+    const stage = { lab: this.#lab, vm: VM, others: [], source, destination, random: this.#random }
+    return await runCase(stage, faultCase, { thorough: true })
   }
 
   async #ownerOfRunningVm(): Promise<FaultAgent> {
@@ -70,19 +69,8 @@ export class Theatre implements AsyncDisposable {
 
   async #rebuild(): Promise<void> {
     await this.#lab[Symbol.asyncDispose]()
-    const parts = await build(this.#init)
-    if (typeof parts === 'string') throw new Error(parts)
-    this.#lab = parts.lab
-    this.#baselines = parts.baselines
+    const lab = await Lab.start(this.#init)
+    if (typeof lab === 'string') throw new Error(lab)
+    this.#lab = lab
   }
-}
-
-async function build(
-  init: LabInit,
-): Promise<{ lab: Lab; baselines: ReadonlyMap<string, Baseline> } | string> {
-  const lab = await Lab.start(init)
-  if (typeof lab === 'string') return lab
-  const baselines = new Map<string, Baseline>()
-  for (const agent of lab.agents) baselines.set(agent.name, await takeBaseline(agent, lab.templateId))
-  return { lab, baselines }
 }
