@@ -16,7 +16,10 @@ export interface NodeState {
   openFiles: string[]
 }
 
-export async function nodeState(agent: AgentUnderTest): Promise<NodeState> {
+/** What is looked at of an agent, whoever started it. */
+export type ObservedAgent = Pick<AgentUnderTest, 'pid' | 'dir' | 'dataDir' | 'socket'>
+
+export async function nodeState(agent: ObservedAgent): Promise<NodeState> {
   const processes = await processesOf(agent)
   const pids = [agent.pid, ...processes.map(({ pid }) => pid)]
   const inodes = new Set((await Promise.all(pids.map(socketInodes))).flat())
@@ -24,18 +27,18 @@ export async function nodeState(agent: AgentUnderTest): Promise<NodeState> {
     runFiles: (await readdir(dirname(agent.socket), { recursive: true })).sort(),
     dataFiles: [...(await list(agent, 'vms')), ...(await list(agent, 'templates'))].sort(),
     processes: processes.map(({ commandLine }) => commandLine).sort(),
-    listeners: (await listeningPorts(inodes)).sort((a, b) => a - b),
+    listeners: (await listeningPorts(agent.pid, inodes)).sort((a, b) => a - b),
     openFiles: await openFiles(agent),
   }
 }
 
 /** QEMUs of the node that run at this moment. */
-export async function qemuPids(agent: AgentUnderTest): Promise<number[]> {
+export async function qemuPids(agent: ObservedAgent): Promise<number[]> {
   const found = await processesOf(agent)
   return found.filter(({ commandLine }) => commandLine.includes('-incoming')).map(({ pid }) => pid)
 }
 
-async function processesOf(agent: AgentUnderTest): Promise<{ pid: number; commandLine: string }[]> {
+async function processesOf(agent: ObservedAgent): Promise<{ pid: number; commandLine: string }[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
   const found = await Promise.all(
     pids.map(async (pid) => {
@@ -51,7 +54,7 @@ async function processesOf(agent: AgentUnderTest): Promise<{ pid: number; comman
   return found.flat()
 }
 
-async function list(agent: AgentUnderTest, directory: string): Promise<string[]> {
+async function list(agent: ObservedAgent, directory: string): Promise<string[]> {
   const names = await readdir(join(agent.dataDir, directory), { recursive: true }).catch(() => [])
   return names.map((name) => join(directory, name))
 }
@@ -61,7 +64,7 @@ async function links(pid: number): Promise<string[]> {
   return Promise.all(fds.map((fd) => readlink(`/proc/${pid}/fd/${fd}`).catch(() => '')))
 }
 
-async function openFiles(agent: AgentUnderTest): Promise<string[]> {
+async function openFiles(agent: ObservedAgent): Promise<string[]> {
   const isOfTheNode = (path: string) => path.startsWith(agent.dir) || path.startsWith('/proc/')
   const database = join(agent.dataDir, 'db')
   return (await links(agent.pid)).filter((path) => isOfTheNode(path) && !path.startsWith(database)).sort()
@@ -74,8 +77,11 @@ async function socketInodes(pid: number): Promise<string[]> {
 /** TCP_LISTEN of include/net/tcp_states.h, as /proc/net/tcp prints it. */
 const LISTENING = '0A'
 
-async function listeningPorts(inodes: ReadonlySet<string>): Promise<number[]> {
-  const tables = await Promise.all(['tcp', 'tcp6'].map((name) => readFile(`/proc/net/${name}`, 'utf8')))
+/** Of the network namespace that the process is in. */
+async function listeningPorts(pid: number, inodes: ReadonlySet<string>): Promise<number[]> {
+  const tables = await Promise.all(
+    ['tcp', 'tcp6'].map((name) => readFile(`/proc/${pid}/net/${name}`, 'utf8')),
+  )
   return tables.flatMap((table) =>
     table
       .split('\n')
