@@ -19,12 +19,6 @@ import {
 /** A template of 128 MiB, a VM that comes and one that is here, and less than GROWTH_MIB beside them. */
 export const MATRIX_MEMORY_LIMIT_BYTES = 300 * 1024 ** 2
 
-/**
- * Whether the destination looks at its memory once more before Ready. While it
- * doesn't, a move into a node that became short of memory goes through.
- */
-const MEMORY_CHECKED_BEFORE_READY = false
-
 const SIDES = ['source', 'destination'] as const
 
 export function matrix(): FaultCase[] {
@@ -98,7 +92,7 @@ function shortOfMemory(at: Failpoint): Expectation {
   const isPromised =
     isAtOrAfter(at, { side: 'destination', boundary: 'loaded' }) ||
     isAtOrAfter(at, { side: 'source', boundary: 'ready-heard' })
-  if (!MEMORY_CHECKED_BEFORE_READY || isPromised) {
+  if (isPromised) {
     return { owner: 'destination', outcome: 'completed', errorCode: null }
   }
   return { owner: 'source', outcome: null, errorCode: 'NOT_ENOUGH_MEMORY' }

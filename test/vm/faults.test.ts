@@ -12,7 +12,8 @@ const TELLING = [
   'link cut both ways at source:grant-sent',
   'destination QEMU killed at destination:loaded',
   'byte flipped to the destination at source:round-applied',
-  'memory short at the source at source:round-applied',
+  'memory short at the destination at destination:launched',
+  'disk full at the source at source:finish-sent',
 ]
 
 let theatre: Theatre | string
