@@ -1,5 +1,4 @@
 import { once } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { HANDOVER_PROTOCOL, MIGRATE_PROTOCOL } from '../../src/migration/index.ts'
 import type { Channel } from '../../src/wire/channel.ts'
@@ -72,9 +71,9 @@ async function runningAt(): Promise<'a' | 'b'> {
   }
   expect(owners.length, `owners: ${owners}`).toBe(1)
   await using console = await rig[owners[0]!].node.console('w')
-  const before = Number(await console.run('workload counter read'))
-  await sleep(1_000)
-  expect(Number(await console.run('workload counter read'))).toBeGreaterThan(before)
+  const read = async () => Number(await console.run('workload counter read'))
+  const before = await read()
+  await expect.poll(read, { timeout: 10_000, interval: 50 }).toBeGreaterThan(before)
   return owners[0]!
 }
 
