@@ -39,6 +39,8 @@ export class FaultAgent implements AsyncDisposable {
   #child: ChildProcess | null = null
   /** Its present process ended without having been told to. */
   #isMeantToRun = false
+  /** It was asked to end in order. */
+  #isEnding = false
   /** What all its processes said. */
   log = ''
   peerId = ''
@@ -68,6 +70,7 @@ export class FaultAgent implements AsyncDisposable {
     })
     this.#child = child
     this.#isMeantToRun = true
+    this.#isEnding = false
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       this.log += text
     })
@@ -101,13 +104,17 @@ export class FaultAgent implements AsyncDisposable {
     this.#isMeantToRun = false
     if (this.isDead) return
     const exited = once(this.#child!, 'exit', { signal: AbortSignal.timeout(STOP_TIMEOUT_MS) })
-    this.#child!.kill(signal)
+    // A second SIGTERM would end it at once.
+    if (signal !== 'SIGTERM' || !this.#isEnding) this.#child!.kill(signal)
     await exited
   }
 
   /** @param signal - after a SIGTERM, `end` waits for it */
   signal(signal: 'SIGSTOP' | 'SIGCONT' | 'SIGTERM'): void {
-    if (signal === 'SIGTERM') this.#isMeantToRun = false
+    if (signal === 'SIGTERM') {
+      this.#isMeantToRun = false
+      this.#isEnding = true
+    }
     this.#child!.kill(signal)
   }
 
