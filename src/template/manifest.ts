@@ -27,8 +27,11 @@ const MAX_COMMAND_LINE_CHARS = 2047
 const MAX_CPUS = 288
 const MAX_SPARE_ROOT_PORTS = 16
 
+/** A hash, its field header and its length. */
+const BYTES_PER_CHUNK_HASH = HASH_BYTES + 2
+
 /** A manifest of 1 TiB: 34 bytes per chunk, and room for the rest. */
-export const MAX_MANIFEST_BYTES = MAX_CHUNKS * (HASH_BYTES + 2) + 16 * 1024
+export const MAX_MANIFEST_BYTES = MAX_CHUNKS * BYTES_PER_CHUNK_HASH + 16 * 1024
 
 const sha256Bytes = z.custom<Uint8Array>(
   (value) => value instanceof Uint8Array && value.length === HASH_BYTES,
@@ -77,7 +80,7 @@ const manifest = z
     message: 'not one hash for each MiB of memory and files',
   })
 
-const codec = messageCodec('drover.template.Manifest', manifest)
+const codec = messageCodec('drover.template.Manifest', manifest, { bytesPerPart: BYTES_PER_CHUNK_HASH })
 
 /**
  * Canonical bytes of a manifest.

@@ -1,7 +1,15 @@
 import protobuf, { type Type } from 'protobufjs'
 import type { z } from 'zod'
 import { WireError } from './errors.ts'
+import { countParts } from './message-parts.ts'
 import { messageType } from './schema.ts'
+
+/**
+ * Messages and elements of lists within one message: see `countParts`. The most
+ * that any has use for is 2,100, an Offer with all the NICs and forwards there
+ * can be. So many of the wrong ones take 10 ms to refuse.
+ */
+export const MAX_MESSAGE_PARTS = 4096
 
 /** A message of `proto/` that is checked on the way in: `T` is what the rest of drover may rely on. */
 export interface MessageCodec<T> {
@@ -18,12 +26,21 @@ export interface MessageCodec<T> {
  * @param typeName - full protobuf name, such as `drover.migration.PagesHello`
  * @param schema - what a decoded message must satisfy; absent fields arrive as
  *   proto3 defaults, absent messages as null
+ * @param options.bytesPerPart - of a message whose parts have no number that they stay below: how many bytes each
+ *   takes at least, beyond the first MAX_MESSAGE_PARTS
  */
-export function messageCodec<T>(typeName: string, schema: z.ZodType<T>): MessageCodec<T> {
+export function messageCodec<T>(
+  typeName: string,
+  schema: z.ZodType<T>,
+  { bytesPerPart = Number.POSITIVE_INFINITY }: { bytesPerPart?: number } = {},
+): MessageCodec<T> {
   const type = messageType(typeName)
   return {
     encode: (message) => encodePlain(type, message as Record<string, unknown>),
-    decode: (bytes) => check(typeName, schema, toPlain(type, bytes)),
+    decode: (bytes) => {
+      const maxParts = MAX_MESSAGE_PARTS + Math.floor(bytes.length / bytesPerPart)
+      return check(typeName, schema, toPlain(type, bytes, maxParts))
+    },
   }
 }
 
@@ -41,7 +58,7 @@ export function oneOfCodec<B extends Bodies>(typeName: string, bodies: B): Messa
       return encodePlain(type, { [kind]: body })
     },
     decode(bytes) {
-      const plain = toPlain(type, bytes)
+      const plain = toPlain(type, bytes, MAX_MESSAGE_PARTS)
       const kind = Object.keys(bodies).find((name) => plain[name] !== undefined && plain[name] !== null)
       if (kind === undefined)
         throw new WireError('MESSAGE_MALFORMED', `${typeName} with no body that is known here`)
@@ -72,8 +89,9 @@ function bytesIn(value: unknown): number {
   return Object.values(value).reduce((sum: number, field) => sum + bytesIn(field), 0)
 }
 
-function toPlain(type: Type, bytes: Uint8Array): Record<string, unknown> {
+function toPlain(type: Type, bytes: Uint8Array, maxParts: number): Record<string, unknown> {
   try {
+    if (countParts(type, bytes, maxParts) > maxParts) throw new RangeError(`more than ${maxParts} parts`)
     return type.toObject(type.decode(bytes), { longs: Number, enums: String, defaults: true, arrays: true })
   } catch (cause) {
     throw new WireError('MESSAGE_MALFORMED', `not a ${type.name}`, { cause })
