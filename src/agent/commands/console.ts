@@ -39,10 +39,12 @@ export function serveConsole(parts: CommandParts): ChannelHandler {
     const bytes = await channel.receive({ maxBytes: MAX_COMMAND_BYTES, signal: bounded })
     if (bytes === null) return
     const { vm } = consoleRequestCodec.decode(bytes)
+    // QEMU serves one connection at a time: one that is left behind would keep everybody else out.
+    using left = new DisposableStack()
     let socket: Socket
     try {
       admit(parts, { peer: channel.peer, command: 'console', vm })
-      socket = createConnection(await ownConsole(parts, vm))
+      socket = left.adopt(createConnection(await ownConsole(parts, vm)), (used) => used.destroy())
       // 'close' follows, and ends what goes over it.
       socket.on('error', () => {})
       await once(socket, 'connect', { signal: bounded })
