@@ -97,6 +97,14 @@ const forgeries: [string, Forge][] = [
       return envelope.marshal()
     },
   ],
+  ...[0, 63, 65].map((bytes): [string, Forge] => [
+    `a signature of ${bytes} bytes`,
+    async (victim) => {
+      const envelope = await sealed(crafted({}), victim)
+      envelope.signature = new Uint8Array(bytes)
+      return envelope.marshal()
+    },
+  ]),
   [
     'a signature for something else',
     async (victim) => (await sealed(crafted({}), victim, { domain: 'libp2p-peer-record' })).marshal(),
