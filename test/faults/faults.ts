@@ -51,10 +51,11 @@ const DEAD_MS = 300
 const PATIENCE_MS = 12_000
 const SLOW = { delayMs: 60, bytesPerSecond: 2_000_000 }
 
-const SIBLING = 'sibling'
+/** Other guests of a node; one alone can't grow by as much. */
+const SIBLINGS = ['sibling-1', 'sibling-2']
 const WITNESS = 'witness'
-/** More than the limit of matrix.ts leaves beside two VMs and a template. */
-const GROWTH_MIB = 56
+/** Of each. Together more than the limit of matrix.ts leaves beside all of them. */
+const GROWTH_MIB = 48
 
 type Side = 'source' | 'destination'
 
@@ -211,19 +212,25 @@ export function diskFullThenKilled(side: Side): Fault {
   }
 }
 
-/** Another guest of the node takes what the limit had left. */
+/** Other guests of the node take what the limit had left. */
 export function memoryShort(side: Side): Fault {
   return {
     ...HARMLESS,
     name: `memory short at the ${side}`,
     duration: { ms: PATIENCE_MS, untilReport: true },
-    prepare: ({ lab, ...scene }) => startGuest(lab, scene[side], SIBLING, { dataMib: 0 }),
-    inject: async ({ lab, ...scene }) => {
-      const line = lab.watch.lineOf(SIBLING)
-      if (line === null) throw new Error(`the sibling on ${scene[side].name} doesn't speak`)
-      await line.run(`dd if=/dev/zero of=/run/growth bs=1M count=${GROWTH_MIB} 2> /dev/null`)
+    prepare: async ({ lab, ...scene }) => {
+      for (const name of SIBLINGS) await startGuest(lab, scene[side], name, { dataMib: 0 })
     },
-    undo: (scene) => removeGuest(scene[side], SIBLING),
+    inject: async ({ lab }) => {
+      for (const name of SIBLINGS) {
+        const line = lab.watch.lineOf(name)
+        if (line === null) throw new Error(`${name} doesn't speak`)
+        await line.run(`dd if=/dev/zero of=/run/growth bs=1M count=${GROWTH_MIB} 2> /dev/null`)
+      }
+    },
+    undo: async (scene) => {
+      for (const name of SIBLINGS) await removeGuest(scene[side], name)
+    },
   }
 }
 
