@@ -42,10 +42,10 @@ export class DiskReserve {
     fill()
   }
 
-  /** Gives the space up. */
+  /** Gives the space up, with what an agent that died while it made the file has left of it. */
   async release(): Promise<void> {
     await this.#filling
-    await rm(this.#path, { force: true })
+    await Promise.all([rm(this.#path, { force: true }), rm(this.#making, { force: true })])
     this.keep()
   }
 
@@ -54,6 +54,11 @@ export class DiskReserve {
     this.#isStopped = true
     this.#rest()
     await this.#filling
+  }
+
+  /** Its name until it is whole. */
+  get #making(): string {
+    return `${this.#path}.new`
   }
 
   #rest(): void {
@@ -66,7 +71,7 @@ export class DiskReserve {
     if (present?.size === RESERVE_BYTES) return this.#rest()
     const leftBytes = availableDiskBytes(this.#dir) ?? 0
     if (leftBytes < RESERVE_BYTES + REFILL_MARGIN_BYTES) return
-    const making = `${this.#path}.new`
+    const making = this.#making
     try {
       await using file = await open(making, 'w', 0o600)
       // A file system that compresses would keep no space for zeros.

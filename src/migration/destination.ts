@@ -136,9 +136,10 @@ export class DestinationMove implements PendingGrant {
 
   /** Checks and reserves. What it throws becomes the Refuse. */
   async #admit(): Promise<ArrivingVm> {
-    const { vms, templates, binary } = this.#components
+    const { vms, templates, binary, journal } = this.#components
     const { vm: spec, epoch, machine, qemuVersion, privatePages, migrationId } = this.offer
     checkQemuVersion(binary.version, qemuVersion)
+    await journal.requireNew(migrationId)
     const isHere = templates.has(spec.templateId)
     if (isHere) this.#requireMachineOf(spec.templateId)
     const templateBytes = isHere ? 0 : machine.memoryBytes

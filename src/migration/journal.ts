@@ -1,5 +1,6 @@
 import type { AbstractSublevel } from 'abstract-level'
-import type { PeerIdText, VmId } from '../domain/vm.ts'
+import type { MigrationId, PeerIdText, VmId } from '../domain/vm.ts'
+import { MigrationError } from './errors.ts'
 import type { Grant } from './grant.ts'
 import type { Database, JournalWrite } from './ports.ts'
 
@@ -34,6 +35,17 @@ export class MigrationJournal {
     return (
       taken?.verdict === 'granted' && taken.vmId === vmId && taken.epoch === epoch && taken.source === source
     )
+  }
+
+  /**
+   * A move's name is its source's to choose, and other nodes may know it: the record of one that was taken must not
+   * be written over by another's.
+   *
+   * @throws MigrationError PROTOCOL_VIOLATION when a Grant of a move of that name was taken here
+   */
+  async requireNew(migrationId: MigrationId): Promise<void> {
+    if ((await this.#taken.get(migrationId)) === undefined) return
+    throw new MigrationError('PROTOCOL_VIOLATION', `move ${migrationId} was here already`)
   }
 
   /** The write that makes a Grant ours; goes to disk together with the VM's record. */

@@ -39,9 +39,12 @@ export class MoveReports {
     }
   }
 
-  /** What became of a move that was left open: in doubt, or as an agent that was killed leaves it. */
+  /**
+   * What became of a move that was left open: in doubt, or as an agent that was killed leaves it. Never rejects, as
+   * whoever tells it acts on it next: a report that the disk doesn't give out stays as it is.
+   */
   async correct(migrationId: MigrationId, verdict: Verdict): Promise<void> {
-    const report = await this.get(migrationId)
+    const report = await this.get(migrationId).catch(() => undefined)
     const isOpen = report?.outcome === 'in-doubt' || report?.error?.code === 'MIGRATION_INTERRUPTED'
     if (report === undefined || !isOpen) return
     const never = { code: 'PEER_LOST', message: 'the Grant was never accepted: the VM is here', details: {} }

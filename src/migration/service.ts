@@ -92,6 +92,7 @@ export class MigrationService {
   readonly #herds = new Set<Promise<void>>()
   readonly #doubtReportMs: number
   #softDirty = false
+  #isStopping = false
 
   constructor(
     components: MigrationComponents,
@@ -129,6 +130,7 @@ export class MigrationService {
 
   /** Cancels the moves that may be cancelled and waits for the others. */
   async stop(): Promise<void> {
+    this.#isStopping = true
     for (const move of this.#departures.values()) {
       try {
         move.cancel()
@@ -154,9 +156,11 @@ export class MigrationService {
    * Moves VMs away: admitted together, then side by side. A VM that can't be
    * moved doesn't keep the others here.
    *
-   * @throws MigrationError ALREADY_HERE, TOO_MANY_MOVES: for all of them
+   * @throws MigrationError MIGRATION_CANCELLED when the agent stops, ALREADY_HERE, TOO_MANY_MOVES: for all of them
    */
   migrate({ vms, to, parallel, maxBlackoutMs, maxBandwidthBytesPerSecond }: HerdRequest): MoveStart[] {
+    // Peers may still command: the mesh goes after this.
+    if (this.#isStopping) throw new MigrationError('MIGRATION_CANCELLED', 'the agent stops')
     if (to === this.#components.peerId) {
       throw new MigrationError('ALREADY_HERE', 'that is the node that they are on', { details: { vms, to } })
     }

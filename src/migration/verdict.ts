@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { MigrationId, PeerIdText } from '../domain/vm.ts'
+import { unlessAborted } from '../domain/wait.ts'
 import type { Channel, ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { signedCodec, verdictRequestCodec } from '../wire/migration-messages.ts'
 import { MigrationError } from './errors.ts'
@@ -92,7 +93,9 @@ export function serveVerdicts(components: {
       throw new MigrationError('PROTOCOL_VIOLATION', 'a question about the Grant of another node')
     }
     const asked = { ...grant, digest: Buffer.from(grant.digest).toString('hex') }
-    const word = (await verdictFor(asked)) === 'granted' ? 'TAKEN' : 'REFUSED'
+    // A Grant that a disk refuses is waited for as long as it takes: not by everybody who asked meanwhile.
+    const verdict = await unlessAborted(verdictFor(asked), bounded)
+    const word = verdict === 'granted' ? 'TAKEN' : 'REFUSED'
     await channel.send(signedCodec.encode(await sign(components.signatures, word, asked)), {
       signal: bounded,
     })

@@ -122,7 +122,8 @@ export class ArrivingVm {
   /**
    * After a `take` that failed: takes back what may be on disk of it, again and
    * again until the disk takes that, and discards. Nobody may be told before
-   * that nothing was taken.
+   * that nothing was taken; a QEMU that can't be ended doesn't make it less so,
+   * and `discard` tells of it.
    *
    * @throws the signal's reason; the disk decides at the next start then
    */
@@ -133,7 +134,7 @@ export class ArrivingVm {
     }
     if (this.#mayBeTaken) await restore().catch(() => keepTrying(restore, signal))
     if (this.#mayBeTaken) throw signal.reason
-    await this.discard()
+    await this.discard().catch(() => {})
   }
 
   /**

@@ -70,7 +70,7 @@ export function reserveVm(
       },
       restore: (also) => {
         const left = roster.byId(id)
-        return left === undefined ? node.records.delete(id, also) : node.records.put(left.record, also)
+        return left === undefined ? node.records.delete(id, also) : left.writeAgain(also)
       },
       onTaken: (record, process) => {
         const vm = node.add(record)

@@ -9,7 +9,7 @@ import type { VM_ERRORS, VmError } from './errors.ts'
 import type { VmEvent, VmEventListener } from './events.ts'
 import { exitReason } from './exit-reason.ts'
 import { keepTrying } from './keep-trying.ts'
-import type { VmRecords } from './records.ts'
+import type { DatabaseWrite, VmRecords } from './records.ts'
 import { findProcess, reconcileGuest, resumeGuest } from './recover.ts'
 import {
   requireMoving,
@@ -147,6 +147,18 @@ export class Vm {
       if (!this.#retired) check(this.#record)
       await write()
       this.#retired = true
+    })
+  }
+
+  /**
+   * It did not come back, and another record may be on disk: writes what is so over that, and `also`. In its turn, so
+   * that nothing is decided between the look at the record and the write.
+   */
+  writeAgain(also: readonly DatabaseWrite[]): Promise<void> {
+    const { records } = this.#components
+    return this.#turns.run(() => {
+      if (this.#retired) return records.delete(this.#record.spec.id, also)
+      return records.put(this.#record, also)
     })
   }
 

@@ -56,3 +56,17 @@ test.each([
   await reports.correct('m', verdict)
   expect(await new MoveReports(db).get('m')).toMatchObject({ outcome })
 })
+
+test('a report that can not be read keeps nobody from acting on the verdict', async () => {
+  const reports = new MoveReports(db)
+  await reports.save(report('m', 'in-doubt'))
+  const disk = db as unknown as { _get: (...read: unknown[]) => Promise<unknown> }
+  const get = disk._get.bind(db)
+  disk._get = async () => {
+    throw new Error('no space left on device')
+  }
+  await reports.correct('m', 'granted')
+  disk._get = get
+  await reports.correct('m', 'granted')
+  expect(await reports.get('m')).toMatchObject({ outcome: 'completed' })
+})

@@ -150,3 +150,17 @@ test('a question about a move of another decides nothing', async () => {
   channel.abort(new Error('done'))
   await nothingLeft()
 })
+
+test('an offer under the name of a move whose Grant was taken here is refused: its record stays', async () => {
+  const grant = grantOf('trudy', {})
+  const { migrationId, vmId, epoch, source } = grant
+  const taken = { verdict: 'granted', vmId, epoch, source, atMs: Date.now() }
+  await rig.a.node.db.sublevel<string, unknown>('verdicts', { valueEncoding: 'json' }).put(migrationId, taken)
+  const { answer, channel } = openMove(offer({ migrationId }))
+  expect(await answer()).toMatchObject({ kind: 'refuse', code: 'PROTOCOL_VIOLATION' })
+  channel.abort(new Error('done'))
+  const question = rig.dial('trudy', 'a', HANDOVER_PROTOCOL)
+  await question.send(verdictRequestCodec.encode({ grant }))
+  expect(wordOf((await question.receive({ maxBytes: 4096 }))!)).toBe('TAKEN')
+  await nothingLeft()
+})

@@ -183,3 +183,34 @@ test('an arrival under the id of a move that is a VM of this node shares nothing
   await using console = await node.console('a')
   expect(await console.run('echo $((6 * 7))')).toBe('42')
 })
+
+test('what did not come back is taken back without writing over what was decided meanwhile', async () => {
+  const { spec, departing } = await leftInDoubt()
+  const arrival = await node.vms.reserve(offer(spec))
+  await load(arrival)
+  type Batch = (writes: unknown[], options: object) => Promise<void>
+  const whole = node.db as unknown as { batch: Batch }
+  const batch = whole.batch.bind(node.db)
+  whole.batch = async (writes, options) => {
+    await batch(writes, options)
+    throw new Error('the disk failed')
+  }
+  await expect(arrival.take(3, false, [])).rejects.toThrow('the disk failed')
+  // The decision is on disk, and the disk hasn't said so yet.
+  const written = Promise.withResolvers<void>()
+  const told = Promise.withResolvers<void>()
+  whole.batch = async (writes, options) => {
+    whole.batch = batch
+    await batch(writes, options)
+    written.resolve()
+    await told.promise
+  }
+  const staying = departing.stay()
+  await written.promise
+  const undoing = arrival.untake([], signal())
+  told.resolve()
+  await Promise.all([staying, undoing])
+  await node.stop()
+  node = await bench.start()
+  expect(node.vms.get('a')).toMatchObject({ epoch: 1, state: { kind: 'stopped', doubt: null } })
+})
