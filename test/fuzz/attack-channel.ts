@@ -35,9 +35,9 @@ export async function attackHandler(
     },
   )
   const outcome = outcomeOf(served, what)
-  await Promise.all([sayAll(ours, { says, resets }), takeAll(ours), outcome])
-  ended.abort(new Error('the channel has ended'))
-  return outcome
+  const saying = sayAll(ours, { says, resets })
+  await Promise.all([takeAll(ours), outcome])
+  return leave([ours, theirs], ended, { saying, outcome })
 }
 
 /** The same from the other side: `client` is ours, and who serves it is hostile. */
@@ -49,8 +49,21 @@ export async function attackClient(
   const [ours, theirs] = channelPair({ peers: [ATTACKER, 'here'] })
   const ended = new AbortController()
   const outcome = outcomeOf(client(theirs, ended.signal), what)
-  await Promise.all([sayAll(ours, { says, resets }), takeAll(ours), outcome])
+  const [saying, taking] = [sayAll(ours, { says, resets }), takeAll(ours)]
+  await outcome.finally(() => leave([ours, theirs], ended, { saying, outcome }))
+  await taking
+  return outcome
+}
+
+/** A handler that is done reads no more: what is still being said to it is cut off. */
+async function leave(
+  ends: readonly Channel[],
+  ended: AbortController,
+  { saying, outcome }: { saying: Promise<void>; outcome: Promise<string> },
+): Promise<string> {
+  for (const end of ends) end.abort(new Error('the channel has ended'))
   ended.abort(new Error('the channel has ended'))
+  await saying
   return outcome
 }
 

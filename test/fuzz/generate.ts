@@ -87,7 +87,7 @@ function fieldValue(field: Field, style: Style, dice: Dice): Buffer {
     const known = Object.values((resolvedType as Enum).values).filter((value) => value !== 0)
     return varint(isOdd ? wildNumber(dice) : BigInt(dice.pick(known)))
   }
-  const hinted = isOdd ? undefined : hintedValue(field.name, style.hints, dice)
+  const hinted = isOdd ? undefined : hintedValue(field.parent!.name, field.name, style.hints, dice)
   if (type === 'string') return delimited(Buffer.from(hinted === undefined ? wildText(dice) : String(hinted)))
   if (type === 'bytes') return delimited(hinted instanceof Uint8Array ? Buffer.from(hinted) : wildBytes(dice))
   const number = typeof hinted === 'number' || typeof hinted === 'boolean' ? Number(hinted) : null

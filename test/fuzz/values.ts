@@ -8,9 +8,10 @@ export type Hints = Readonly<Record<string, readonly Value[]>>
 const PEER = '12D3KooWGRUaB2rCRvN9G3Qd1kUEwPSL6QnXLFhNjsfFCvA4R1Y8'
 const BITMAP = Buffer.from(`05${'00'.repeat(31)}`, 'hex')
 
-/** By field name, over all messages: what passes the checks of `src/wire`. */
+/** By field name, or message and field, over all messages: what passes the checks of `src/wire`. */
 const PLAUSIBLE: Hints = {
   version: [1],
+  'NodeQemu.version': ['7.2.22'],
   name: ['web', 'node-1'],
   vm: ['web'],
   vms: ['web', 'db'],
@@ -49,6 +50,10 @@ const PLAUSIBLE: Hints = {
   owner: ['source', 'destination'],
   source: ['mallory'],
   destination: ['here'],
+  limitBytes: [0, 8e9],
+  availableBytes: [4e9],
+  committedBytes: [3e9],
+  reservedBytes: [0],
   epoch: [1, 2],
   incarnation: [1, 1_700_000_000_000],
   sequence: [1, 2, 3],
@@ -72,8 +77,8 @@ const PLAUSIBLE: Hints = {
 const UUID_FIELDS = new Set(['migrationId', 'vmId', 'herdId', 'generationId', 'place'])
 
 /** @returns undefined when nothing is known of the field */
-export function hintedValue(field: string, hints: Hints, dice: Dice): Value | undefined {
-  const choices = hints[field] ?? PLAUSIBLE[field]
+export function hintedValue(message: string, field: string, hints: Hints, dice: Dice): Value | undefined {
+  const choices = PLAUSIBLE[`${message}.${field}`] ?? hints[field] ?? PLAUSIBLE[field]
   if (choices !== undefined) return dice.pick(choices)
   return UUID_FIELDS.has(field) ? dice.uuid() : undefined
 }

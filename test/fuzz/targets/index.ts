@@ -1,9 +1,25 @@
 import type { FuzzTargetType } from '../target.ts'
+import {
+  startAnnouncements,
+  startDirectoryClient,
+  startDirectoryServer,
+  startHello,
+  startInventoryClient,
+  startInventoryServer,
+  startJoinToken,
+} from './mesh.ts'
 import { startTemplateServer } from './template-server.ts'
 import { startWireCodecs } from './wire-codecs.ts'
 
 /** Everything that a peer can speak to, in order of its depth. */
 export const TARGETS: readonly FuzzTargetType[] = [
-  { name: 'wire-codecs', weight: 4, start: startWireCodecs },
+  { name: 'wire-codecs', weight: 6, start: startWireCodecs },
+  { name: 'hello', weight: 2, start: startHello },
+  { name: 'announcements', weight: 2, start: startAnnouncements },
+  { name: 'directory-server', weight: 1, start: startDirectoryServer },
+  { name: 'directory-client', weight: 1, start: startDirectoryClient },
+  { name: 'inventory-server', weight: 1, start: startInventoryServer },
+  { name: 'inventory-client', weight: 1, start: startInventoryClient },
+  { name: 'join-token', weight: 1, start: startJoinToken },
   { name: 'template-server', weight: 2, start: startTemplateServer },
 ]
