@@ -64,11 +64,11 @@ function fieldOf(field: Field, style: Style, dice: Dice): Buffer {
   const values = Array.from({ length: repeated ? count(style, dice) : 1 }, () =>
     fieldValue(field, style, dice),
   )
+  const wireType = resolvedType !== null && 'fields' in resolvedType ? LENGTH : wireTypeOf(field.type)
   // Packed as by proto3, or, as parsers must take it too, each on its own.
-  if (repeated && field.packed && !dice.chance(style.oddness / 2)) {
+  if (repeated && wireType !== LENGTH && !dice.chance(style.oddness / 2)) {
     return Buffer.concat([tag(id, LENGTH), delimited(Buffer.concat(values))])
   }
-  const wireType = resolvedType !== null && 'fields' in resolvedType ? LENGTH : wireTypeOf(field.type)
   return Buffer.concat(values.flatMap((value) => [tag(id, wireType), value]))
 }
 

@@ -1,4 +1,5 @@
 import type { FuzzTargetType } from '../target.ts'
+import { startCommandClient, startCommandServer, startConsoleServer } from './commands.ts'
 import {
   startAnnouncements,
   startDirectoryClient,
@@ -22,4 +23,7 @@ export const TARGETS: readonly FuzzTargetType[] = [
   { name: 'inventory-client', weight: 1, start: startInventoryClient },
   { name: 'join-token', weight: 1, start: startJoinToken },
   { name: 'template-server', weight: 2, start: startTemplateServer },
+  { name: 'command-server', weight: 2, start: startCommandServer },
+  { name: 'command-client', weight: 1, start: startCommandClient },
+  { name: 'console-server', weight: 1, start: startConsoleServer },
 ]
