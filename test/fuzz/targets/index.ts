@@ -9,6 +9,7 @@ import {
   startInventoryServer,
   startJoinToken,
 } from './mesh.ts'
+import { startHerdServer, startMoveDestination, startVerdictServer } from './moves.ts'
 import { startTemplateServer } from './template-server.ts'
 import { startWireCodecs } from './wire-codecs.ts'
 
@@ -26,4 +27,7 @@ export const TARGETS: readonly FuzzTargetType[] = [
   { name: 'command-server', weight: 2, start: startCommandServer },
   { name: 'command-client', weight: 1, start: startCommandClient },
   { name: 'console-server', weight: 1, start: startConsoleServer },
+  { name: 'herd-server', weight: 1, start: startHerdServer },
+  { name: 'verdict-server', weight: 1, start: startVerdictServer },
+  { name: 'move-destination', weight: 4, start: startMoveDestination },
 ]
