@@ -9,13 +9,15 @@ import {
   startInventoryServer,
   startJoinToken,
 } from './mesh.ts'
+import { startMoveSource, startVerdictClient } from './move-source.ts'
 import { startHerdServer, startMoveDestination, startVerdictServer } from './moves.ts'
+import { startTemplateClient } from './template-client.ts'
 import { startTemplateServer } from './template-server.ts'
 import { startWireCodecs } from './wire-codecs.ts'
 
 /** Everything that a peer can speak to, in order of its depth. */
 export const TARGETS: readonly FuzzTargetType[] = [
-  { name: 'wire-codecs', weight: 6, start: startWireCodecs },
+  { name: 'wire-codecs', weight: 12, start: startWireCodecs },
   { name: 'hello', weight: 2, start: startHello },
   { name: 'announcements', weight: 2, start: startAnnouncements },
   { name: 'directory-server', weight: 1, start: startDirectoryServer },
@@ -29,5 +31,8 @@ export const TARGETS: readonly FuzzTargetType[] = [
   { name: 'console-server', weight: 1, start: startConsoleServer },
   { name: 'herd-server', weight: 1, start: startHerdServer },
   { name: 'verdict-server', weight: 1, start: startVerdictServer },
-  { name: 'move-destination', weight: 4, start: startMoveDestination },
+  { name: 'move-destination', weight: 2, start: startMoveDestination },
+  { name: 'move-source', weight: 1, start: startMoveSource },
+  { name: 'verdict-client', weight: 1, start: startVerdictClient },
+  { name: 'template-client', weight: 0.1, start: startTemplateClient },
 ]
