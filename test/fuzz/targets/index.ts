@@ -11,6 +11,7 @@ import {
 } from './mesh.ts'
 import { startMoveSource, startVerdictClient } from './move-source.ts'
 import { startHerdServer, startMoveDestination, startVerdictServer } from './moves.ts'
+import { startRealNode } from './real-node.ts'
 import { startTemplateClient } from './template-client.ts'
 import { startTemplateServer } from './template-server.ts'
 import { startWireCodecs } from './wire-codecs.ts'
@@ -35,4 +36,5 @@ export const TARGETS: readonly FuzzTargetType[] = [
   { name: 'move-source', weight: 1, start: startMoveSource },
   { name: 'verdict-client', weight: 1, start: startVerdictClient },
   { name: 'template-client', weight: 0.1, start: startTemplateClient },
+  { name: 'real-node', weight: 0.3, start: startRealNode },
 ]
