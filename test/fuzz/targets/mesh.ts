@@ -22,8 +22,8 @@ import { messageTarget } from './message-target.ts'
 
 const DOMAIN = 'drover-announcement'
 const PAYLOAD_TYPE = Buffer.from('/drover/announcement/1')
-/** Authors that announce things: a directory has a bound, but its bound is 4096 nodes. */
-const AUTHORS = 8
+/** Authors that announce things: many, as what is older than an author's last word is weighed no further. */
+const AUTHORS = 200
 const SIGNAL_MS = 5_000
 
 const keys = new Map<number, Promise<PrivateKey>>()
