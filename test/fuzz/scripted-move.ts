@@ -169,8 +169,8 @@ class ScriptedMove {
         },
       )
     const outcome = outcomeOf(served, `move, ${protocol}`)
-    // Waited for when the move is left.
-    outcome.catch(() => {})
+    // Told when the move is left; until then nobody waits for a word that doesn't come.
+    outcome.catch((error: Error) => this.#control.abort(error))
     this.#channels.push(ours)
     this.#served.push(outcome)
     return ours
@@ -178,8 +178,10 @@ class ScriptedMove {
 
   async #say(step: Step, channel: Channel, bytes: Uint8Array): Promise<void> {
     const changed = this.#change(step, bytes)
-    await channel.send(changed ?? bytes)
-    if (changed !== null) throw new LastWordError('nothing more to say')
+    if (changed === null) return channel.send(bytes)
+    // Not waited for: what is too large is never read, and given up when the move is left.
+    channel.send(changed).catch(() => {})
+    throw new LastWordError('nothing more to say')
   }
 
   async #hear<K extends ControlMessage['kind']>(kind: K): Promise<ControlBody<K>> {
