@@ -60,6 +60,8 @@ export function lyingPeer(store: TemplateStore, lie: Lie, peer = 'server'): Test
   return new TestPeer(async (channel, signal) => {
     const [client, server] = channelPair()
     const serving = honest(server, signal)
+    // Also when its fetcher hangs up: an honest server holds files and a MiB for as long as anybody may ask.
+    await using _ = { [Symbol.asyncDispose]: () => client.close().then(() => serving) }
     for (let n = 0; ; n++) {
       const question = await channel.receive({ maxBytes: MAX_TEMPLATE_REQUEST_BYTES })
       if (question === null) break
@@ -71,8 +73,6 @@ export function lyingPeer(store: TemplateStore, lie: Lie, peer = 'server'): Test
       }
     }
     await channel.close()
-    await client.close()
-    await serving
   }, peer)
 }
 
