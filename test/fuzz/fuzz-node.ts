@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { Policy } from '../../src/domain/policy.ts'
 import type { TemplateId } from '../../src/domain/template.ts'
 import { PeerSignatures } from '../../src/mesh/signatures.ts'
 import { MigrationService, type MovableVms } from '../../src/migration/index.ts'
@@ -88,6 +89,7 @@ export class FuzzNode implements AsyncDisposable {
       signatures: new PeerSignatures(parts.privateKey),
       binary: this.binary,
       providersOf: () => [],
+      policy: new Policy({}, { node: 'here' }),
       onEvent: () => {},
     })
   }

@@ -4,6 +4,7 @@ import { serveCommands } from '../../../src/agent/commands/serve.ts'
 import { EventHub } from '../../../src/agent/event-hub.ts'
 import type { CommandParts } from '../../../src/agent/parts.ts'
 import { DroverError } from '../../../src/domain/errors.ts'
+import { Policy } from '../../../src/domain/policy.ts'
 import { commandCodec, consoleRequestCodec } from '../../../src/wire/command-messages.ts'
 import { channelPair } from '../../support/channel-pair.ts'
 import { attackClient, attackHandler } from '../attack-channel.ts'
@@ -19,7 +20,8 @@ async function startNode(): Promise<{ node: FuzzNode; parts: CommandParts }> {
   const node = await FuzzNode.start()
   const { vms, migrations, binary } = node
   const hypervisor = { binary, vms, migrations }
-  const parts = { events: new EventHub(), hypervisor, qemuError: null } as unknown as CommandParts
+  const policy = new Policy({}, { node: 'here' })
+  const parts = { policy, events: new EventHub(), hypervisor, qemuError: null } as unknown as CommandParts
   return { node, parts }
 }
 

@@ -10,6 +10,8 @@ import { fetchDirectory, serveDirectory } from '../../../src/mesh/directory-exch
 import { encodeHello, exchangeHellos } from '../../../src/mesh/hello.ts'
 import { fetchInventory, serveInventory } from '../../../src/mesh/inventory.ts'
 import { decodeJoinToken, encodeJoinToken } from '../../../src/mesh/join-token.ts'
+import { parseRemoval } from '../../../src/mesh/removal-envelope.ts'
+import type { Hello } from '../../../src/wire/mesh-messages.ts'
 import { channelPair } from '../../support/channel-pair.ts'
 import { someFacts, templateNo, vmNo } from '../../support/node-facts.ts'
 import { attackClient, attackHandler } from '../attack-channel.ts'
@@ -185,9 +187,12 @@ export async function startInventoryClient(): Promise<FuzzTarget> {
 
 /** Either side of a hello, and what the membership makes of the addresses in it. */
 export async function startHello(): Promise<FuzzTarget> {
-  const own = encodeHello({ name: 'here', addresses: ['/ip4/127.0.0.1/tcp/4001'], members: [] })
+  const own = encodeHello({ name: 'here', addresses: ['/ip4/127.0.0.1/tcp/4001'], members: [], removals: [] })
+  const judge = async ({ removals }: Hello) => {
+    for (const removal of removals) await parseRemoval(removal).verify()
+  }
   const greet = async (channel: Parameters<typeof exchangeHellos>[0], signal: AbortSignal) => {
-    const { addresses, members } = await exchangeHellos(channel, own, signal)
+    const { addresses, members } = await exchangeHellos(channel, { own, judge }, signal)
     dialableAddresses(addresses, channel.peer)
     for (const { peerId, addresses: theirs } of members) dialableAddresses(theirs, peerId)
   }
@@ -199,7 +204,7 @@ export async function startHello(): Promise<FuzzTarget> {
     async checkHonest() {
       const [ours, theirs] = channelPair()
       const signal = AbortSignal.timeout(SIGNAL_MS)
-      const [hello] = await Promise.all([exchangeHellos(ours, own, signal), greet(theirs, signal)])
+      const [hello] = await Promise.all([exchangeHellos(ours, { own, judge }, signal), greet(theirs, signal)])
       if (hello.name !== 'here') throw new FuzzFailure('no hello')
     },
   })

@@ -72,7 +72,7 @@ export async function startWireCodecs(): Promise<FuzzTarget> {
       }, name)
     },
     async checkHonest() {
-      const hello = { version: 1, name: 'web', addresses: [], members: [] }
+      const hello = { version: 1, name: 'web', addresses: [], members: [], removals: [] }
       if (helloCodec.decode(helloCodec.encode(hello)).name !== 'web') throw new FuzzFailure('no hello')
     },
     async [Symbol.asyncDispose]() {},
