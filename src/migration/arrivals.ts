@@ -77,7 +77,8 @@ export class Arrivals {
       await running
     } finally {
       this.#running.delete(running)
-      this.#moves.delete(offer.migrationId)
+      // What the disk says of an undecided one, the next start finds out: nobody is answered from what it says now.
+      if (move.isOver) this.#moves.delete(offer.migrationId)
     }
   }
 

@@ -122,7 +122,8 @@ export class ArrivingVm {
   /**
    * After a `take` that failed: takes back what may be on disk of it, again and
    * again until the disk takes that, and discards. Nobody may be told before
-   * that nothing was taken.
+   * that nothing was taken; a QEMU that can't be ended doesn't make it less so,
+   * and `discard` tells of it.
    *
    * @throws the signal's reason; the disk decides at the next start then
    */
@@ -132,8 +133,12 @@ export class ArrivingVm {
       this.#mayBeTaken = false
     }
     if (this.#mayBeTaken) await restore().catch(() => keepTrying(restore, signal))
-    if (this.#mayBeTaken) throw signal.reason
-    await this.discard()
+    if (this.#mayBeTaken) {
+      // QEMU serves one connection at a time: the next start needs it.
+      await this.#process?.disconnect()
+      throw signal.reason
+    }
+    await this.discard().catch(() => {})
   }
 
   /**

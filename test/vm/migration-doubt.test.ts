@@ -1,9 +1,10 @@
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { doubtOf } from '../../src/domain/vm.ts'
 import { HANDOVER_PROTOCOL, MIGRATE_PROTOCOL } from '../../src/migration/index.ts'
 import type { Channel } from '../../src/wire/channel.ts'
-import { type ControlKind, controlCodec } from '../../src/wire/migration-messages.ts'
+import { type ControlKind, controlCodec, verdictRequestCodec } from '../../src/wire/migration-messages.ts'
 import { MigrationRig, type RigNode } from './migration-rig.ts'
 
 let rig: MigrationRig
@@ -256,4 +257,36 @@ test('a taken Grant whose write is said to have failed is taken back on disk bef
   expect(rig.b.node.vms.list()).toEqual([])
   expect(await runningAt()).toBe('a')
   expect((await rig.move('w', rig.a, 'b')).outcome).toBe('completed')
+})
+
+test('an agent that stops while its disk may say taken answers nobody: its next start knows', async () => {
+  await bringHome()
+  const { db } = rig.b.node
+  type Batch = (writes: unknown[], options: object) => Promise<void>
+  const whole = db as unknown as { batch: Batch }
+  const batch = whole.batch.bind(db)
+  let unsure: unknown[] | null = null
+  // A write whose fsync failed: nobody sees it until the log is read again. From then on the disk refuses all.
+  whole.batch = async (writes, options) => {
+    if (writes.length !== 2) return batch(writes, options)
+    unsure ??= writes
+    throw new Error('the disk failed')
+  }
+  const report = await rig.move('w', rig.a, 'b')
+  expect(report.outcome).toBe('in-doubt')
+  await rig.b.migrations.stop()
+  const { spec, epoch, state } = rig.a.node.vms.get('w')
+  const { digest, ...doubt } = doubtOf(state)!
+  const grant = { ...doubt, vmId: spec.id, epoch: epoch + 1, source: 'a', digest: Buffer.from(digest, 'hex') }
+  const channel = rig.dial('a', 'b', HANDOVER_PROTOCOL)
+  await channel.send(verdictRequestCodec.encode({ grant }))
+  await expect(
+    channel.receive({ maxBytes: 4096, signal: AbortSignal.timeout(20_000) }),
+  ).rejects.toMatchObject({ code: 'ERR_CHANNEL_RESET' })
+  whole.batch = batch
+  await batch(unsure!, { sync: true })
+  await rig.restart('b')
+  await expect.poll(() => rig.a.node.vms.list().length, { timeout: 60_000 }).toBe(0)
+  expect(await runningAt()).toBe('b')
+  await bringHome()
 })
