@@ -36,7 +36,8 @@ export class Arrivals {
 
   constructor(components: ArrivalsComponents) {
     this.#components = components
-    const isMoving = (peer: PeerIdText) => this.#movesOf(peer).length > 0
+    const isMoving = (peer: PeerIdText) =>
+      [...this.#moves.values()].some(({ source, isOver }) => source === peer && !isOver)
     this.#herds = new KeptHerds({ ...components, isMoving })
   }
 
@@ -93,14 +94,11 @@ export class Arrivals {
     if (this.#moves.has(migrationId)) {
       return new MigrationError('PROTOCOL_VIOLATION', `move ${migrationId} is under way already`)
     }
-    const ofPeer = this.#movesOf(peer)
-    if (this.#moves.size < MAX_MOVES && ofPeer.length < MAX_ARRIVALS_PER_PEER) return null
-    const arriving = `${ofPeer.length} VMs arrive from you, ${this.#moves.size} in all`
+    const all = [...this.#moves.values()].filter(({ isOver }) => !isOver)
+    const ofPeer = all.filter(({ source }) => source === peer)
+    if (all.length < MAX_MOVES && ofPeer.length < MAX_ARRIVALS_PER_PEER) return null
+    const arriving = `${ofPeer.length} VMs arrive from you, ${all.length} in all`
     return new MigrationError('TOO_MANY_MOVES', `${arriving}: try again when they are here`)
-  }
-
-  #movesOf(peer: PeerIdText): DestinationMove[] {
-    return [...this.#moves.values()].filter(({ source, isOver }) => source === peer && !isOver)
   }
 
   async #run(move: DestinationMove, channel: Channel, signal: AbortSignal): Promise<void> {

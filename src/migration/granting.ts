@@ -61,7 +61,7 @@ export class Granting {
     this.#signed.catch(() => {})
   }
 
-  /** Resolves when the doubt is on disk; a disk that hangs must not keep the guest. */
+  /** Resolves when the doubt is on disk; a slow disk is waited for no longer than the signal lets it. */
   async doubted(signal: AbortSignal): Promise<void> {
     await unlessAborted(this.#doubt, signal)
     this.#components.handover.on('journaled')

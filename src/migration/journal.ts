@@ -11,6 +11,7 @@ export interface TakenGrant {
   vmId: VmId
   epoch: number
   source: PeerIdText
+  place?: string
   atMs: number
 }
 
@@ -30,11 +31,12 @@ export class MigrationJournal {
   }
 
   /** Whether this very Grant is this node's. */
-  async hasTaken({ migrationId, vmId, epoch, source }: Grant): Promise<boolean> {
+  async hasTaken({ migrationId, vmId, epoch, source, place }: Grant): Promise<boolean> {
     const taken = await this.#taken.get(migrationId)
-    return (
-      taken?.verdict === 'granted' && taken.vmId === vmId && taken.epoch === epoch && taken.source === source
-    )
+    if (taken?.verdict !== 'granted') return false
+    // Earlier versions knew no places.
+    const isOfPlace = taken.place === undefined || taken.place === place
+    return taken.vmId === vmId && taken.epoch === epoch && taken.source === source && isOfPlace
   }
 
   /**
@@ -49,8 +51,8 @@ export class MigrationJournal {
   }
 
   /** The write that makes a Grant ours; goes to disk together with the VM's record. */
-  takeWrite({ migrationId, vmId, epoch, source }: Grant): JournalWrite {
-    const value: TakenGrant = { verdict: 'granted', vmId, epoch, source, atMs: Date.now() }
+  takeWrite({ migrationId, vmId, epoch, source, place }: Grant): JournalWrite {
+    const value: TakenGrant = { verdict: 'granted', vmId, epoch, source, place, atMs: Date.now() }
     return { type: 'put', sublevel: this.#taken, key: migrationId, value }
   }
 

@@ -3,6 +3,7 @@ import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
+import { preflight } from '../qemu/index.ts'
 import { pagesHelloCodec } from '../wire/migration-messages.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import type { ControlChannel } from './control.ts'
@@ -252,6 +253,8 @@ export class SourceMove {
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
   async #switchOver(session: SourceSession, signal: AbortSignal): Promise<void> {
+    // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead.
+    await preflight(session.vm.process, { signal })
     this.meter.enter('blackout')
     this.#components.onProgress(this.meter)
     const startedMs = performance.now()

@@ -80,8 +80,8 @@ export function serveVerdicts(components: {
   pending: (migrationId: MigrationId, source: PeerIdText) => PendingGrant | undefined
 }): ChannelHandler {
   const verdictFor = async (grant: Grant): Promise<Verdict> => {
-    const pending = components.pending(grant.migrationId, grant.source)
-    if (pending !== undefined) return pending.settle()
+    await components.pending(grant.migrationId, grant.source)?.settle()
+    // Of this very Grant, whatever that move was about.
     return (await components.journal.hasTaken(grant)) ? 'granted' : 'refused'
   }
   return async (channel: Channel, signal) => {

@@ -133,7 +133,11 @@ export class ArrivingVm {
       this.#mayBeTaken = false
     }
     if (this.#mayBeTaken) await restore().catch(() => keepTrying(restore, signal))
-    if (this.#mayBeTaken) throw signal.reason
+    if (this.#mayBeTaken) {
+      // QEMU serves one connection at a time: the next start needs it.
+      await this.#process?.disconnect()
+      throw signal.reason
+    }
     await this.discard().catch(() => {})
   }
 

@@ -211,6 +211,26 @@ test('a guest that sleeps stays where it is: a move would wake it, dead', async 
   await rig.a.node.vms.remove('s3')
 })
 
+test('a guest that falls asleep while it is moved stays where it is', async () => {
+  const name = 'sleepy'
+  await rig.a.node.vms.run({ name, templateRef: 'base', nics: [] }, { signal: AbortSignal.timeout(60_000) })
+  const runState = async () => (await rig.a.node.vms.show(name)).runState
+  rig.tamper = hooked({
+    onReceive: async (kind) => {
+      if (kind !== 'prepared') return
+      await using console = await rig.a.node.console(name)
+      await console.run('echo mem > /sys/power/state', { timeoutMs: 2_000 }).catch(() => {})
+      await expect.poll(runState, { timeout: 20_000 }).toBe('suspended')
+    },
+  })
+  const report = await rig.move(name, rig.a, 'b')
+  rig.tamper = intact
+  expect(report).toMatchObject({ outcome: 'refused', error: { code: 'NOT_MOVABLE' } })
+  expect(await runState()).toBe('suspended')
+  await rig.a.node.vms.stopVm(name, { force: true, signal: AbortSignal.timeout(10_000) })
+  await rig.a.node.vms.remove(name)
+})
+
 test('an agent that restarts in doubt goes on asking, and the VM is where the destination says', async () => {
   rig.tamper = cutOff('running', 'received')
   const { migrationId, outcome } = await rig.move('w', rig.a, 'b')
