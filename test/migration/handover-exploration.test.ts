@@ -8,18 +8,24 @@ import {
 import { explore, unsettled } from './handover/explore.ts'
 import { type Bounds, INTACT, type Machines } from './handover/world.ts'
 
+/** Seconds on an idle machine. */
+const TIMEOUT_MS = 120_000
 const BOUNDS: Bounds = { moves: 1, arrivals: 2, mishaps: 2 }
 
 // `npm run explore` goes further.
 test.each<[string, Bounds]>([
   ['one move, two mishaps', BOUNDS],
   ['a move after another', { moves: 2, arrivals: 2, mishaps: 1 }],
-])('%s: one owner, no VM lost, in doubt no longer than it takes both sides to talk', (name, bounds) => {
-  const settled = new Set<string>()
-  const { worlds, wrong } = explore(INTACT, bounds, (world) => unsettled(world, settled))
-  console.log(`${name}: ${worlds} worlds`)
-  expect(wrong).toBeNull()
-})
+])(
+  '%s: one owner, no VM lost, in doubt no longer than it takes both sides to talk',
+  (name, bounds) => {
+    const settled = new Set<string>()
+    const { worlds, wrong } = explore(INTACT, bounds, (world) => unsettled(world, settled))
+    console.log(`${name}: ${worlds} worlds`)
+    expect(wrong).toBeNull()
+  },
+  TIMEOUT_MS,
+)
 
 /** Machines with one thing broken each. */
 function* mutants(): Generator<[string, Machines]> {
@@ -50,6 +56,10 @@ function* withoutOneCheck<S extends string, E extends string, F>(
   }
 }
 
-test.each([...mutants()])('%s: the exploration finds what that breaks', (_, machines) => {
-  expect(explore(machines, BOUNDS).wrong).not.toBeNull()
-})
+test.each([...mutants()])(
+  '%s: the exploration finds what that breaks',
+  (_, machines) => {
+    expect(explore(machines, BOUNDS).wrong).not.toBeNull()
+  },
+  TIMEOUT_MS,
+)
