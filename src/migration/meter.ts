@@ -44,22 +44,22 @@ export class MoveMeter {
   /** The move's turn has come: its time begins. */
   begin(): void {
     this.#startedMs = performance.now()
-    this.enter('negotiate')
+    this.enter('negotiate', this.#startedMs)
   }
 
   /** Ends the current phase and begins the next. */
-  enter(phase: MigrationPhase): void {
-    this.stop()
+  // One look at the clock: what lies between two would be in no phase.
+  enter(phase: MigrationPhase, nowMs = performance.now()): void {
+    this.stop(nowMs)
     this.#phase = phase
-    this.#phaseStartedMs = performance.now()
+    this.#phaseStartedMs = nowMs
     this.#running = true
   }
 
   /** Ends the last phase: the VM runs at the destination, the move is over for the guest. */
-  stop(): void {
+  stop(nowMs = performance.now()): void {
     if (!this.#running) return
     this.#running = false
-    const nowMs = performance.now()
     this.report.durationsMs[this.#phase] += nowMs - this.#phaseStartedMs
     this.report.durationsMs.total = nowMs - this.#startedMs
   }
