@@ -214,6 +214,9 @@ export function judge(
         text: `the report says ${describe(report)}, the VM is at the ${owner}`,
       })
     }
+    if (report.error?.code === 'INTERNAL') {
+      findings.push({ kind: 'unexpected', text: `${describe(report)} ${report.error.message}` })
+    }
     if (expected.outcome !== null && report.outcome !== expected.outcome) {
       findings.push({
         kind: 'unexpected',

@@ -40,3 +40,12 @@ test('owner, outcome and code are compared where they are fixed', () => {
   const moved = { report: report('completed'), owner: 'destination', mayLackReport: false } as const
   expect(judge(expected, moved)).toHaveLength(3)
 })
+
+test('a mistake of drover itself is never expected', () => {
+  const found = judge(ANYTHING, {
+    report: report('completed', 'INTERNAL'),
+    owner: 'destination',
+    mayLackReport: false,
+  })
+  expect(found).toMatchObject([{ kind: 'unexpected' }])
+})
