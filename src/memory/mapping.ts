@@ -28,6 +28,9 @@ export async function findGuestMapping(
     realpath(ramPath),
     stat(ramPath),
   ])
+  // One that is just going has no memory any more.
+  if (maps === '')
+    throw new MemoryError('MEMORY_PROCESS_GONE', `QEMU (pid ${pid}) is gone`, { details: { pid } })
   let addressBytes = 0
   let mappedBytes = 0
   for (const line of maps.split('\n')) {

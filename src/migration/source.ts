@@ -288,7 +288,6 @@ export class SourceMove {
   async #settle(session: SourceSession): Promise<void> {
     const { vm, control, capture, hashes } = session
     const { report } = this.meter
-    const signal = AbortSignal.timeout(TIMEOUTS_MS.running)
     report.pages.private = capture.private.count
     report.pages.omitted = capture.omitted.count
     try {
@@ -299,7 +298,8 @@ export class SourceMove {
         hashes,
       )
       report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
-      const settled = await control.receive(['settled'], { timeoutMs: TIMEOUTS_MS.running, signal })
+      const never = new AbortController().signal
+      const settled = await control.receive(['settled'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
       report.destination = { private: settled.privatePages, shared: settled.sharedPages }
       await session.close()
     } finally {

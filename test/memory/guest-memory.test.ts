@@ -1,8 +1,11 @@
+import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { chmod, readdir, readFile } from 'node:fs/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { PAGE_BYTES } from '../../src/domain/page.ts'
 import { GuestMemory, hashTracker, probeSoftDirty, softDirtyTracker } from '../../src/memory/index.ts'
+import { findGuestMapping } from '../../src/memory/mapping.ts'
 import { type BareMemory, startBareMemory } from '../support/bare-memory.ts'
 
 const PAGES = 4096
@@ -123,4 +126,19 @@ test('a process that ends while it is read', async () => {
   expect(() => memory.read({ first: 0, end: 1 }, Buffer.alloc(PAGE_BYTES))).toThrow(
     expect.objectContaining({ code: 'MEMORY_PROCESS_GONE' }),
   )
+})
+
+test('a process that has just ended, and waits to be heard of, is gone', async () => {
+  // Its parent is a shell that doesn't wait for it: a zombie, whose memory is gone and whose number isn't.
+  const shell = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 60'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  try {
+    const [said] = (await once(shell.stdout!, 'data')) as [Buffer]
+    const pid = Number(said.toString())
+    await expect.poll(() => readFile(`/proc/${pid}/stat`, 'utf8'), { timeout: 5_000 }).toMatch(/\) Z /)
+    await expect(findGuestMapping(pid, process.execPath, 4096)).rejects.toMatchObject({
+      code: 'MEMORY_PROCESS_GONE',
+    })
+  } finally {
+    shell.kill('SIGKILL')
+  }
 })
