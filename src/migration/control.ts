@@ -42,17 +42,19 @@ export class ControlChannel {
     kinds: readonly K[],
     { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
   ): Promise<ControlBody<K>> {
-    const timeout = AbortSignal.timeout(timeoutMs)
+    // Node keeps a signal of `AbortSignal.timeout` that others depend on until it fires: this one may be for a day.
+    const timeout = new AbortController()
+    const timer = setTimeout(() => timeout.abort(), timeoutMs).unref()
     let bytes: Uint8Array | null
     try {
       bytes = await this.#channel.receive({
         maxBytes: MAX_CONTROL_BYTES,
-        signal: AbortSignal.any([signal, timeout]),
+        signal: AbortSignal.any([signal, timeout.signal]),
       })
     } catch (cause) {
       signal.throwIfAborted()
       if (cause instanceof DroverError && cause.code.startsWith('MESSAGE_')) throw cause
-      if (timeout.aborted) {
+      if (timeout.signal.aborted) {
         throw new MigrationError(
           'MIGRATION_TIMEOUT',
           `no ${kinds.join(' or ')} from the peer in ${timeoutMs} ms`,
@@ -62,6 +64,8 @@ export class ControlChannel {
         )
       }
       throw new MigrationError('PEER_LOST', 'the connection to the peer broke', { cause })
+    } finally {
+      clearTimeout(timer)
     }
     if (bytes === null) throw new MigrationError('PEER_LOST', 'the peer closed the connection')
     const message = controlCodec.decode(bytes)
