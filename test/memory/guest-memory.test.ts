@@ -130,7 +130,9 @@ test('a process that ends while it is read', async () => {
 
 test('a process that has just ended, and waits to be heard of, is gone', async () => {
   // Its parent is a shell that doesn't wait for it: a zombie, whose memory is gone and whose number isn't.
-  const shell = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 60'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const shell = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 60'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
   try {
     const [said] = (await once(shell.stdout!, 'data')) as [Buffer]
     const pid = Number(said.toString())
