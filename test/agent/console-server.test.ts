@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { serveConsole } from '../../src/agent/commands/console.ts'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import type { CommandParts } from '../../src/agent/parts.ts'
+import { Policy } from '../../src/domain/policy.ts'
 import { consoleReplyCodec, consoleRequestCodec } from '../../src/wire/command-messages.ts'
 import { channelPair } from '../support/channel-pair.ts'
 import { codeOf, never } from '../template/fixture.ts'
@@ -38,7 +39,8 @@ function parts(onShow = () => {}): CommandParts {
     onShow()
     return { consoleSocket: join(dir, 'console.sock'), record: { spec: { name: 'web' } } }
   }
-  return { events: new EventHub(), hypervisor: { vms: { show } } } as unknown as CommandParts
+  const policy = new Policy({}, { node: 'here' })
+  return { policy, events: new EventHub(), hypervisor: { vms: { show } } } as unknown as CommandParts
 }
 
 const REQUEST = consoleRequestCodec.encode({ vm: 'web' })

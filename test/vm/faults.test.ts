@@ -9,7 +9,6 @@ const TELLING = [
   'source agent killed at source:grant-sent',
   'destination agent killed at destination:grant-journaled',
   'destination agent killed at destination:ready-sent',
-  'link cut both ways at source:grant-sent',
   'destination QEMU killed at destination:loaded',
   'byte flipped to the destination at source:round-applied',
   'memory short at the destination at destination:launched',
