@@ -1,5 +1,5 @@
 import { Level } from 'level'
-import { availableDiskBytes } from '../domain/disk-space.ts'
+import { availableDiskBytes, saysDiskFull } from '../domain/disk-space.ts'
 import { DiskFullError, type DroverError } from '../domain/errors.ts'
 import type { DiskReserve } from './disk-reserve.ts'
 import { AgentError } from './errors.ts'
@@ -252,5 +252,5 @@ export class AgentDatabase extends Level<string, unknown> {
 
 /** LevelDB tells of errno in words alone (env_posix.cc, IOError). */
 export function isOutOfSpace(error: unknown): boolean {
-  return /no space left|disk quota exceeded/i.test((error as Error).message)
+  return saysDiskFull((error as Error).message)
 }

@@ -9,3 +9,8 @@ export function availableDiskBytes(path: string): number | null {
     return null
   }
 }
+
+/** Whether a program or library that tells of errno in words alone (strerror(3)) says that the disk is full. */
+export function saysDiskFull(text: string): boolean {
+  return /no space left|disk quota exceeded/i.test(text)
+}

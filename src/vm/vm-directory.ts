@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { saysDiskFull } from '../domain/disk-space.ts'
 import { DiskFullError } from '../domain/errors.ts'
 import type { VmId } from '../domain/vm.ts'
 import { readDiskFormat } from '../qemu/index.ts'
@@ -88,7 +89,7 @@ async function qemuImg(dir: string, args: string[], signal: AbortSignal): Promis
   } catch (cause) {
     signal.throwIfAborted()
     const { stderr = '', message } = cause as Error & { stderr?: string }
-    if (/no space left|disk quota exceeded/i.test(stderr)) throw new DiskFullError(dir, { cause })
+    if (saysDiskFull(stderr)) throw new DiskFullError(dir, { cause })
     throw new VmError('OVERLAY_FAILED', `qemu-img ${args[0]}: ${stderr.trim() || message}`, { cause })
   }
 }
