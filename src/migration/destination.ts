@@ -31,7 +31,7 @@ import { receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
 import { Taking } from './taking.ts'
 import { TemplateRam } from './template-ram.ts'
-import type { PendingGrant, Verdict } from './verdict.ts'
+import type { PendingGrant } from './verdict.ts'
 
 export interface DestinationComponents {
   vms: MovableVms
@@ -105,11 +105,10 @@ export class DestinationMove implements PendingGrant {
   }
 
   /** See PendingGrant: after it, no Grant of this move is accepted that isn't already being journaled. */
-  async settle(): Promise<Verdict> {
-    const verdict = await this.#taking.settle()
-    if (verdict === 'granted') return verdict
+  async settle(): Promise<void> {
+    await this.#taking.settle()
+    if (this.#taking.handover.state === 'owner') return
     this.#abort.abort(new MigrationError('PEER_LOST', 'the source asks for a verdict: this move is over'))
-    return verdict
   }
 
   /** @throws what made the move fail, after everything of it was discarded and the source was told */

@@ -8,7 +8,6 @@ import { type DestinationHandover, destinationHandover } from './handover.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { ArrivingVm, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
-import type { Verdict } from './verdict.ts'
 
 export interface TakingComponents {
   signatures: Signatures
@@ -44,9 +43,9 @@ export class Taking {
    * The source asks what became of its Grant. After it no Grant is taken that
    * isn't taken already; whoever asks while it is written waits for what comes of it.
    */
-  async settle(): Promise<Verdict> {
+  async settle(): Promise<void> {
     await this.#writing?.catch(() => {})
-    return this.handover.on('asked') === 'confirm' ? 'granted' : 'refused'
+    this.handover.on('asked')
   }
 
   /** Loaded, verified, paused: says Ready. */

@@ -65,8 +65,8 @@ async function ask(
 
 /** A move that is arriving here at this moment, as far as questions about it go. */
 export interface PendingGrant {
-  /** Settles the question: a Grant being journaled becomes `granted`, anything before is given up for good. */
-  settle(): Promise<Verdict>
+  /** A Grant that is being journaled is waited for, anything before is given up for good: then the journal knows. */
+  settle(): Promise<void>
 }
 
 /**
