@@ -9,12 +9,19 @@ export interface PageRun {
 /** A fixed-size set of page indices, one bit each (512 MiB of guest: 16 KiB). */
 export class PageBitmap {
   readonly pages: number
-  readonly #words: Uint32Array
+  readonly #words: Uint32Array<ArrayBuffer>
 
   /** @param pages - how many pages the guest has; indices run from 0 to pages - 1. */
   constructor(pages: number) {
     this.pages = pages
     this.#words = new Uint32Array(Math.ceil(pages / 32))
+  }
+
+  /** The bitmap that `words` was taken of, in another thread perhaps. */
+  static of(pages: number, words: Uint32Array): PageBitmap {
+    const bitmap = new PageBitmap(pages)
+    bitmap.#words.set(words)
+    return bitmap
   }
 
   static from(pages: number, indices: Iterable<PageIndex>): PageBitmap {
@@ -51,6 +58,11 @@ export class PageBitmap {
     const result = new PageBitmap(this.pages)
     for (let i = 0; i < this.#words.length; i++) result.#words[i] = this.#words[i]! & ~other.#words[i]!
     return result
+  }
+
+  /** A copy of the bits, page 0 the lowest bit of the first word. */
+  words(): Uint32Array<ArrayBuffer> {
+    return this.#words.slice()
   }
 
   clone(): PageBitmap {
@@ -97,6 +109,19 @@ export class PageBitmap {
       end = index + 1
     }
     if (first >= 0) yield { first, end }
+  }
+
+  /** The first run of pages from `from` on, cut at `maxPages`; null when there is none. */
+  runFrom(from: PageIndex, maxPages: number): PageRun | null {
+    let first = from
+    // Whole words without a bit are stepped over: most of a large guest is.
+    while (first < this.pages && !this.has(first)) {
+      first = (first & 31) === 0 && this.#words[first >>> 5] === 0 ? first + 32 : first + 1
+    }
+    if (first >= this.pages) return null
+    let end = first + 1
+    while (end < this.pages && end - first < maxPages && this.has(end)) end++
+    return { first, end }
   }
 
   #sameSize(other: PageBitmap): void {

@@ -1,11 +1,11 @@
 import type { DirtyTracker } from './dirty-tracker.ts'
-import type { GuestMemory } from './guest-memory.ts'
+import type { ScannedMemory } from './pagemap.ts'
 
 /**
  * For kernels that don't say what was written: every private page is a
  * candidate, each time. Reading and hashing one takes about 2 µs.
  */
-export function hashTracker(memory: GuestMemory): DirtyTracker {
+export function hashTracker(memory: ScannedMemory): DirtyTracker {
   return {
     kind: 'hash',
     async next() {

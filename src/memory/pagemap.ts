@@ -26,6 +26,12 @@ export interface PagemapScan {
   counts: PageCounts
 }
 
+/** A guest's memory as far as trackers look at it; the looking may be done elsewhere. */
+export interface ScannedMemory {
+  readonly pid: number
+  scan(): Promise<PagemapScan>
+}
+
 /** Reads the entries of a guest's main RAM. `buffer` is reused between scans: see pagemapBuffer(). */
 export async function scanPagemap(
   pagemap: FileHandle,

@@ -4,8 +4,7 @@ import { open, readFile, writeFile } from 'node:fs/promises'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { DirtyTracker } from './dirty-tracker.ts'
 import { whileFrozen } from './freeze.ts'
-import type { GuestMemory } from './guest-memory.ts'
-import { pagemapBuffer, scanPagemap } from './pagemap.ts'
+import { pagemapBuffer, type ScannedMemory, scanPagemap } from './pagemap.ts'
 
 /** Clears the soft-dirty bit of every page of a process (proc(5), /proc/pid/clear_refs, value 4). */
 async function clearSoftDirty(pid: number): Promise<void> {
@@ -19,7 +18,7 @@ async function clearSoftDirty(pid: number): Promise<void> {
  * would be forgotten. So the process is frozen for both: some 3 ms per round
  * for 512 MiB.
  */
-export function softDirtyTracker(memory: GuestMemory): DirtyTracker {
+export function softDirtyTracker(memory: ScannedMemory): DirtyTracker {
   let first = true
   return {
     kind: 'soft-dirty',

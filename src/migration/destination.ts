@@ -1,9 +1,9 @@
 import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { decompressDeviceState, PageHashes } from '../codec/index.ts'
+import { decompressDeviceState } from '../codec/index.ts'
 import { DroverError } from '../domain/errors.ts'
-import { PAGE_BYTES, ZERO_PAGE } from '../domain/page.ts'
+import { ZERO_PAGE } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
@@ -30,7 +30,8 @@ import { TIMEOUTS_MS } from './protocol.ts'
 import { receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
 import { Taking } from './taking.ts'
-import { TemplateRam } from './template-ram.ts'
+import type { ArrivalJob } from './threads/arrival-job.ts'
+import type { Job, PageThreads } from './threads/page-threads.ts'
 import type { PendingGrant } from './verdict.ts'
 
 export interface DestinationComponents {
@@ -39,6 +40,7 @@ export interface DestinationComponents {
   open: OpenChannel
   peerId: PeerIdText
   binary: QemuBinary
+  threads: PageThreads
   journal: MigrationJournal
   signatures: Signatures
   /** Peers that may have a template, the best first. */
@@ -54,8 +56,7 @@ interface Session {
   arriving: ArrivingVm
   process: QemuProcess
   stream: IncomingStream
-  hashes: PageHashes
-  template: TemplateRam
+  job: Job<ArrivalJob>
   dictionary: Buffer
 }
 
@@ -228,14 +229,16 @@ export class DestinationMove implements PendingGrant {
 
   /** Starts QEMU on the template and brings it the ROM blocks, which an incoming QEMU leaves empty. */
   async #launch(arriving: ArrivingVm, cleanup: AsyncDisposableStack, signal: AbortSignal): Promise<Session> {
-    const { templates } = this.#components
+    const { templates, threads } = this.#components
     const files = templates.files(this.offer.vm.templateId)
     const { memoryBytes, machineType } = templates.get(this.offer.vm.templateId).manifest.machine
-    const [process, dictionary] = await Promise.all([
+    const seed = this.offer.hashSeed
+    const [process, dictionary, job] = await Promise.all([
       arriving.launch({ signal }),
       readTemplateState(templates, this.offer.vm.templateId),
+      threads.open('arrival', { ramPath: files.ram, memoryBytes, seed }),
     ])
-    const template = cleanup.use(new TemplateRam(files.ram))
+    cleanup.use(job)
     const stream = await process.openIncoming({ signal })
     cleanup.defer(() => stream.abort())
 
@@ -248,13 +251,12 @@ export class DestinationMove implements PendingGrant {
         pages.map(({ offsetBytes, content }) => ({ offsetBytes, content: content ?? ZERO_PAGE })),
       )
     }
-    const hashes = new PageHashes(memoryBytes / PAGE_BYTES, this.offer.hashSeed)
-    return { arriving, process, stream, hashes, template, dictionary }
+    return { arriving, process, stream, job, dictionary }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */
   async #copy(
-    { arriving, stream, hashes, template }: Session,
+    { arriving, stream, job }: Session,
     finishing: Promise<Finish>,
     signal: AbortSignal,
   ): Promise<Finish> {
@@ -265,13 +267,13 @@ export class DestinationMove implements PendingGrant {
     const applied = new EventEmitter()
     let appliedRounds = 0
     const receiving = receivePages(
-      { pages, template, hashes, stream },
-      async (round) => {
+      { pages, job, stream },
+      async (round, lost) => {
         // Before the source hears that all is well: it grew meanwhile, or others did.
         arriving.requireRoom()
         appliedRounds = round
         applied.emit('round')
-        await this.#control.send({ kind: 'roundApplied', round }, signal)
+        await this.#control.send({ kind: 'roundApplied', round, lost }, signal)
         this.#pass('round-applied')
       },
       signal,
@@ -305,12 +307,12 @@ export class DestinationMove implements PendingGrant {
    * @returns the digest of its pages, as computed here
    */
   async #load(
-    { stream, hashes, dictionary }: Session,
+    { stream, job, dictionary }: Session,
     finish: Finish,
     signal: AbortSignal,
   ): Promise<Uint8Array> {
     const finishedMs = performance.now()
-    const digest = hashes.digest(hashes.known)
+    const digest = await job.call('digest', [])
     if (!Buffer.from(finish.digest).equals(digest)) {
       throw new MigrationError('DIGEST_MISMATCH', 'the pages that arrived are not the pages that were sent')
     }

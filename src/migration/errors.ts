@@ -15,6 +15,7 @@ export const MIGRATION_ERRORS = {
   DEVICE_STATE_TOO_LARGE: 'refused',
   BLACKOUT_TOO_LONG: 'failed',
   DIGEST_MISMATCH: 'failed',
+  PAGE_THREAD_ENDED: 'failed',
   PEER_ABORTED: 'failed',
   PEER_LOST: 'failed',
   PROTOCOL_VIOLATION: 'failed',

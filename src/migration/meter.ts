@@ -1,7 +1,23 @@
-import type { PageGroup } from '../codec/index.ts'
+import type { Encoding, PageGroup } from '../codec/index.ts'
 import { errorBody } from '../domain/errors.ts'
-import type { MigrationOutcome, MigrationPhase, MigrationReport, RoundReport } from '../domain/migration.ts'
+import type {
+  MigrationOutcome,
+  MigrationPhase,
+  MigrationReport,
+  PageReport,
+  RoundReport,
+} from '../domain/migration.ts'
 import type { Channel } from '../wire/channel.ts'
+
+/** The report calls a difference to the template's page what it once was made by. */
+const REPORTED_AS = {
+  zero: 'zero',
+  template: 'template',
+  raw: 'raw',
+  zstd: 'zstd',
+  delta: 'xor',
+  reference: 'reference',
+} as const satisfies Record<Encoding, keyof PageReport>
 
 /** Gathers what a move did, for its report and its progress. */
 export class MoveMeter {
@@ -67,7 +83,7 @@ export class MoveMeter {
   /** Counts a batch that is about to be sent. */
   countBatch(groups: readonly PageGroup[], frameBytes: number, round: RoundReport): void {
     for (const { encoding, indices } of groups) {
-      this.report.pages[encoding] += indices.length
+      this.report.pages[REPORTED_AS[encoding]] += indices.length
       this.report.pages.sent += indices.length
       round.pages += indices.length
     }

@@ -7,7 +7,8 @@ const WIRE_ENCODING = {
   template: 'ENCODING_TEMPLATE',
   raw: 'ENCODING_RAW',
   zstd: 'ENCODING_ZSTD',
-  xor: 'ENCODING_XOR_ZSTD',
+  delta: 'ENCODING_DELTA',
+  reference: 'ENCODING_REFERENCE',
 } as const satisfies Record<Encoding, WireEncoding>
 
 const ENCODING = Object.fromEntries(

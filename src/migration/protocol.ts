@@ -4,9 +4,9 @@
  */
 
 /** Control messages of one move. */
-export const MIGRATE_PROTOCOL = '/drover/migrate/2'
+export const MIGRATE_PROTOCOL = '/drover/migrate/3'
 /** Page batches of one move, beside the control stream: control never waits behind data. */
-export const PAGES_PROTOCOL = '/drover/pages/1'
+export const PAGES_PROTOCOL = '/drover/pages/2'
 /** What became of a Grant. */
 export const HANDOVER_PROTOCOL = '/drover/handover/2'
 

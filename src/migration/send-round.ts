@@ -1,17 +1,18 @@
 import { pipe } from 'it-pipe'
-import { type ClassifiedPage, encodeBatch } from '../codec/index.ts'
 import type { RoundReport } from '../domain/migration.ts'
 import type { Channel } from '../wire/channel.ts'
 import { pagesCodec } from '../wire/migration-messages.ts'
 import type { Capture } from './capture.ts'
+import type { LinkRate } from './link-rate.ts'
 import type { MoveMeter } from './meter.ts'
 import type { Pace } from './pace.ts'
 import { encodePagesFrame } from './pages-frame.ts'
+import type { CapturedBatch } from './threads/capture-job.ts'
 
 /**
- * Sends one round of pages: capture → encode → pace → send. The stages pull
- * from each other, so a slow link slows the capture down and at most one batch
- * (1 MiB) is held at each stage.
+ * Sends one round of pages: capture (in a page thread) → frame → pace → send.
+ * The stages pull from each other, so a slow link slows the capture down and
+ * at most one batch (1 MiB) is held at each stage.
  *
  * @param components.urgent - the guest stands still
  * @returns `ms` is the time of the sending alone, without what was spent giving way to another guest's blackout:
@@ -23,34 +24,35 @@ export async function sendRound(
     pages: Channel
     meter: MoveMeter
     pace: Pace
+    link: LinkRate
+    batchPages: number
     urgent: boolean
     onSent: () => void
   },
   round: number,
   signal: AbortSignal,
 ): Promise<RoundReport> {
-  const { capture, pages, meter, pace, urgent, onSent } = components
+  const { capture, pages, meter, pace, link, batchPages, urgent, onSent } = components
   let startedMs = performance.now()
   const report: RoundReport = { pages: 0, bytes: 0, ms: 0 }
 
-  async function* encode(batches: AsyncIterable<ClassifiedPage[]>): AsyncGenerator<Uint8Array> {
-    for await (const batch of batches) {
-      const groups = await encodeBatch(batch)
-      const frame = encodePagesFrame(round, groups)
-      meter.countBatch(groups, frame.length, report)
-      yield frame
+  async function* frame(batches: AsyncIterable<CapturedBatch>): AsyncGenerator<Uint8Array> {
+    for await (const { groups } of batches) {
+      const bytes = encodePagesFrame(round, groups)
+      meter.countBatch(groups, bytes.length, report)
+      yield bytes
     }
   }
 
   async function send(frames: AsyncIterable<Uint8Array>): Promise<void> {
-    for await (const frame of frames) {
-      startedMs += await pace.wait(frame.length, { signal, urgent })
-      await pages.send(frame, { signal })
+    for await (const bytes of frames) {
+      startedMs += await pace.wait(bytes.length, { signal, urgent })
+      await link.timed(bytes.length, () => pages.send(bytes, { signal }))
       onSent()
     }
   }
 
-  await pipe(() => capture.round(), encode, send)
+  await pipe(() => capture.round({ batchPages, linkBytesPerMs: () => link.bytesPerMs }), frame, send)
   await pages.send(pagesCodec.encode({ kind: 'roundEnd', round, pages: report.pages }), { signal })
   report.ms = performance.now() - startedMs
   return report

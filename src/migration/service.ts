@@ -5,7 +5,7 @@ import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
 import type { Policy } from '../domain/policy.ts'
 import type { TemplateId } from '../domain/template.ts'
 import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
-import { type GuestMemory, hashTracker, probeSoftDirty, softDirtyTracker } from '../memory/index.ts'
+import { hashTracker, probeSoftDirty, type ScannedMemory, softDirtyTracker } from '../memory/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import {
   type DroppedProvider,
@@ -27,6 +27,7 @@ import { Pace } from './pace.ts'
 import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms, Signatures } from './ports.ts'
 import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
 import { type MoveRequest, type SourceComponents, SourceMove } from './source.ts'
+import { PageThreads } from './threads/page-threads.ts'
 import type { Verdict } from './verdict.ts'
 
 export type MigrationEvent =
@@ -88,6 +89,7 @@ export class MigrationService {
   /** Reports of moves that have not ended. */
   readonly #ending = new Map<MigrationId, Promise<MigrationReport>>()
   readonly #lanes = new MoveLanes()
+  readonly #threads = new PageThreads()
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
   readonly #doubtReportMs: number
@@ -101,7 +103,11 @@ export class MigrationService {
     this.#components = components
     this.#doubtReportMs = doubtReportMs
     this.#reports = new MoveReports(components.db)
-    this.#arrivals = new Arrivals({ ...components, journal: new MigrationJournal(components.db) })
+    this.#arrivals = new Arrivals({
+      ...components,
+      threads: this.#threads,
+      journal: new MigrationJournal(components.db),
+    })
     this.#doubts = new Doubts({
       ...components,
       onVerdict: (migrationId, verdict) => this.#reports.correct(migrationId, verdict),
@@ -111,6 +117,7 @@ export class MigrationService {
 
   /** Probes the kernel and takes up what was in doubt when the agent ended. */
   async start(): Promise<void> {
+    this.#threads.start()
     this.#softDirty = await probeSoftDirty()
     for (const vm of this.#components.vms.inDoubt()) {
       await this.#recallReport(vm)
@@ -141,6 +148,7 @@ export class MigrationService {
     await Promise.all([Promise.allSettled(this.#ending.values()), this.#arrivals.stop()])
     await Promise.all(this.#herds)
     await this.#doubts.stop()
+    await this.#threads.close()
   }
 
   /** What this room serves to peers. */
@@ -208,8 +216,9 @@ export class MigrationService {
       {
         ...this.#components,
         ...shared,
+        threads: this.#threads,
         qemuVersion: this.#components.binary.version,
-        trackerFor: (memory: GuestMemory) =>
+        trackerFor: (memory: ScannedMemory) =>
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
         settleDoubt: (vm, handover) => this.#settleDoubt(vm, handover),
         onProgress: () => this.#progress.emit(migrationId, this.#progressOf(move)),

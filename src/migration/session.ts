@@ -1,22 +1,23 @@
 import { randomInt } from 'node:crypto'
-import { PageHashes } from '../codec/index.ts'
 import type { PeerIdText } from '../domain/vm.ts'
-import { type DirtyTracker, GuestMemory } from '../memory/index.ts'
+import type { DirtyTracker, ScannedMemory } from '../memory/index.ts'
 import { preflight } from '../qemu/index.ts'
 import { readTemplateState, type TemplateStore } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import { Capture } from './capture.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
+import { LinkRate } from './link-rate.ts'
 import type { DepartingVm } from './ports.ts'
 import { MIGRATE_PROTOCOL, PAGES_PROTOCOL, TIMEOUTS_MS } from './protocol.ts'
-import { TemplateRam } from './template-ram.ts'
+import type { PageThreads } from './threads/page-threads.ts'
 
 export interface SessionComponents {
   templates: TemplateStore
   open: OpenChannel
+  threads: PageThreads
   /** Chosen once per node, by probing the kernel. */
-  trackerFor: (memory: GuestMemory) => DirtyTracker
+  trackerFor: (memory: ScannedMemory) => DirtyTracker
 }
 
 /**
@@ -25,12 +26,13 @@ export interface SessionComponents {
  */
 export class SourceSession implements AsyncDisposable {
   readonly vm: DepartingVm
-  readonly memory: GuestMemory
   readonly controlChannel: Channel
   readonly control: ControlChannel
   readonly pages: Channel
   readonly capture: Capture
-  readonly hashes: PageHashes
+  /** Of the page hashes. */
+  readonly hashSeed: number
+  readonly link = new LinkRate()
   /** The template's state file, which both sides have. */
   readonly dictionary: Buffer
   /** From Offer to Accept, as soon as it is known. */
@@ -39,18 +41,17 @@ export class SourceSession implements AsyncDisposable {
 
   private constructor(
     vm: DepartingVm,
-    opened: { memory: GuestMemory; control: Channel; pages: Channel; dictionary: Buffer },
-    parts: { capture: Capture; hashes: PageHashes },
+    opened: { control: Channel; pages: Channel; dictionary: Buffer },
+    parts: { capture: Capture; hashSeed: number },
     cleanup: AsyncDisposableStack,
   ) {
     this.vm = vm
-    this.memory = opened.memory
     this.controlChannel = opened.control
     this.control = new ControlChannel(opened.control)
     this.pages = opened.pages
     this.dictionary = opened.dictionary
     this.capture = parts.capture
-    this.hashes = parts.hashes
+    this.hashSeed = parts.hashSeed
     this.#cleanup = cleanup
   }
 
@@ -61,7 +62,7 @@ export class SourceSession implements AsyncDisposable {
     components: SessionComponents,
     { vm, to, signal }: { vm: DepartingVm; to: PeerIdText; signal: AbortSignal },
   ): Promise<SourceSession> {
-    const { open, templates, trackerFor } = components
+    const { open, templates } = components
     await using cleanup = new AsyncDisposableStack()
     const channel = async (protocol: string) => {
       const opened = await openInTime(open, { to, protocol, signal })
@@ -72,21 +73,16 @@ export class SourceSession implements AsyncDisposable {
       else cleanup.defer(abort)
       return opened
     }
-    const { memoryBytes } = vm.machine
-    const memory = cleanup.use(
-      await GuestMemory.open({ pid: vm.process.pid, ramPath: vm.ramPath, memoryBytes }),
-    )
-    const template = cleanup.use(new TemplateRam(vm.ramPath))
+    const hashSeed = randomInt(2 ** 32)
+    const guest = { pid: vm.process.pid, ramPath: vm.ramPath, memoryBytes: vm.machine.memoryBytes }
+    const capture = cleanup.use(await Capture.open(components, { ...guest, seed: hashSeed }))
     const [control, pages, dictionary] = await Promise.all([
       channel(MIGRATE_PROTOCOL),
       channel(PAGES_PROTOCOL),
       readTemplateState(templates, vm.record.spec.templateId),
       preflight(vm.process, { signal }),
     ])
-    const hashes = new PageHashes(memory.pages, randomInt(2 ** 32))
-    const capture = new Capture({ memory, tracker: trackerFor(memory), template, hashes })
-    const opened = { memory, control, pages, dictionary }
-    return new SourceSession(vm, opened, { capture, hashes }, cleanup.move())
+    return new SourceSession(vm, { control, pages, dictionary }, { capture, hashSeed }, cleanup.move())
   }
 
   /** Ends both channels once everything sent has left. */

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { MAX_BATCH_PAGES } from '../codec/index.ts'
 import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
@@ -18,7 +19,6 @@ import { DEFAULT_MAX_BLACKOUT_MS, TIMEOUTS_MS } from './protocol.ts'
 import { decideAfterRound } from './rounds.ts'
 import { sendRound } from './send-round.ts'
 import { type SessionComponents, SourceSession } from './session.ts'
-import { countStockPages } from './stock-equivalent.ts'
 import { switchOver } from './switch-over.ts'
 import type { Verdict } from './verdict.ts'
 
@@ -163,9 +163,9 @@ export class SourceMove {
   }
 
   async #negotiate(session: SourceSession, signal: AbortSignal): Promise<{ templateMissing: boolean }> {
-    const { vm, memory, control, pages } = session
+    const { vm, capture, control, pages } = session
     this.meter.channels.push(session.controlChannel, pages)
-    const counts = await memory.counts()
+    const counts = await capture.counts()
     this.meter.report.pages.guest = counts.guest
     const offeredMs = performance.now()
     await control.send(
@@ -175,7 +175,7 @@ export class SourceMove {
         vm: vm.record.spec,
         epoch: vm.record.epoch,
         privatePages: counts.private,
-        hashSeed: session.hashes.seed,
+        hashSeed: session.hashSeed,
         qemuVersion: this.#components.qemuVersion,
         paused: vm.paused,
         machine: vm.machine,
@@ -238,7 +238,7 @@ export class SourceMove {
     }
   }
 
-  #sendRound({ capture, pages }: SourceSession, signal: AbortSignal): Promise<RoundReport> {
+  #sendRound({ capture, pages, link }: SourceSession, signal: AbortSignal): Promise<RoundReport> {
     const round = this.meter.report.rounds.length + 1
     let toldMs = performance.now()
     const onSent = (): void => {
@@ -248,7 +248,9 @@ export class SourceMove {
     }
     const { meter } = this
     const urgent = meter.phase === 'blackout'
-    return sendRound({ capture, pages, meter, pace: this.#components.pace, urgent, onSent }, round, signal)
+    const { pace } = this.#components
+    const batchPages = MAX_BATCH_PAGES
+    return sendRound({ capture, pages, meter, pace, link, batchPages, urgent, onSent }, round, signal)
   }
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
@@ -286,17 +288,12 @@ export class SourceMove {
 
   /** The VM runs at the destination: what fails here costs a number in the report, nothing else. */
   async #settle(session: SourceSession): Promise<void> {
-    const { vm, control, capture, hashes } = session
+    const { vm, control, capture } = session
     const { report } = this.meter
-    report.pages.private = capture.private.count
-    report.pages.omitted = capture.omitted.count
     try {
-      const stockPages = await countStockPages(
-        this.#components.templates,
-        vm.record.spec.templateId,
-        capture,
-        hashes,
-      )
+      const { pageHashes } = this.#components.templates.files(vm.record.spec.templateId)
+      const { stockPages, ...pages } = await capture.summary(pageHashes)
+      Object.assign(report.pages, pages)
       report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
       const never = new AbortController().signal
       const settled = await control.receive(['settled'], { timeoutMs: TIMEOUTS_MS.running, signal: never })

@@ -33,7 +33,7 @@ export async function switchOver(
   { handover, meter, sendRound, settleOn, doubt, onBoundary }: SwitchOverMove,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const { vm, control, capture, hashes, dictionary } = session
+  const { vm, control, capture, dictionary } = session
   const { report } = meter
   const stoppedMs = performance.now()
   handover.on('stopped')
@@ -54,7 +54,7 @@ export async function switchOver(
     )
   }
   report.bytes.deviceState = compressed.length
-  const digest = hashes.digest(capture.sent)
+  const digest = await capture.digest()
   settleOn(digest)
   await control.send(
     {

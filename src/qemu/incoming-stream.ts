@@ -28,7 +28,7 @@ type Phase = 'connected' | 'pages' | 'finished'
 /**
  * Writes a VM into a QEMU that waits for one (layout: stream-format.ts).
  *
- *     begin → (writePages | writeZeroPages)* → finish → loaded
+ *     begin → (writePages | writeZeroPages | writeEncoded)* → finish → loaded
  *
  * Each method resolves once the bytes are in the socket: awaiting it is the
  * back-pressure, and after it, not before, buffers may be used again. One that
@@ -87,6 +87,15 @@ export class IncomingStream {
     if (offsetsBytes.length === 0) return
     for (const offsetBytes of offsetsBytes) this.#checkOffset(blockName, offsetBytes)
     await this.#write(encodeZeroPages(blockName, offsetsBytes), wait)
+  }
+
+  /**
+   * Writes what `encodePages` and `encodeZeroPages` made of pages that lie within the blocks: in another thread, say.
+   * The bytes go out without a copy, and are not looked at.
+   */
+  async writeEncoded(parts: Uint8Array, wait: Wait = {}): Promise<void> {
+    this.#expect('pages')
+    if (parts.length > 0) await this.#write([parts], wait)
   }
 
   /**

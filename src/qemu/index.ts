@@ -6,7 +6,7 @@
  * - start it, drive it, find it again, end it: `QemuLaunch`, `QemuProcess`, `QmpClient`
  * - may a VM be moved or become a template, and what does its template hold beside RAM: `preflight`,
  *   `captureBlockers`, `readStateFile`, `deriveStateFile`
- * - write a VM into a QEMU that waits for one: `IncomingStream`, `advanceKvmclock`
+ * - write a VM into a QEMU that waits for one: `IncomingStream`, `encodePages`, `encodeZeroPages`, `advanceKvmclock`
  * - images and processes it may be given: `readDiskFormat`, `isRunning`
  */
 export { deriveStateFile } from './derived-state.ts'
@@ -23,5 +23,5 @@ export { QmpClient } from './qmp.ts'
 export type { QmpCommands, QmpEvent } from './qmp-commands.ts'
 export { readLogTail } from './run-dir.ts'
 export { readStateFile, type StateBlock, type StateFile, type StatePage } from './state-file.ts'
-export { RAM_BLOCK } from './stream-format.ts'
+export { encodePages, encodeZeroPages, RAM_BLOCK } from './stream-format.ts'
 export { openQemuUser, type QemuUser } from './user.ts'

@@ -107,7 +107,7 @@ const controlBodies = {
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),
   templateProgress: z.object({ bytes: count }),
   prepared: z.object({ templateBytes: count }),
-  roundApplied: z.object({ round: uint32 }),
+  roundApplied: z.object({ round: uint32, lost: bytes }),
   finish: z.object({ deviceState: bytes, deviceStateBytes: uint32, digest, rounds: uint32, pausedNs: count }),
   ready: z.object({ digest }),
   grant: signed,
@@ -137,7 +137,8 @@ const encoding = z.enum([
   'ENCODING_TEMPLATE',
   'ENCODING_RAW',
   'ENCODING_ZSTD',
-  'ENCODING_XOR_ZSTD',
+  'ENCODING_DELTA',
+  'ENCODING_REFERENCE',
 ])
 export type WireEncoding = z.infer<typeof encoding>
 

@@ -2,12 +2,13 @@ import { randomBytes } from 'node:crypto'
 import { zstdCompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import {
-  type ClassifiedPage,
+  BatchEncoder,
   CodecError,
+  CompressionChoice,
   classifyPage,
   decodeBatch,
-  encodeBatch,
   type PageGroup,
+  type ReferencedPages,
   type TemplatePages,
 } from '../../src/codec/index.ts'
 import { PAGE_BYTES, ZERO_PAGE } from '../../src/domain/page.ts'
@@ -15,9 +16,16 @@ import { PAGE_BYTES, ZERO_PAGE } from '../../src/domain/page.ts'
 const GUEST_PAGES = 1024
 const templateRam = randomBytes(GUEST_PAGES * PAGE_BYTES)
 templateRam.fill(0, 0, 16 * PAGE_BYTES)
+const templatePage = (index: number) => templateRam.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES)
 const template: TemplatePages = {
-  page: (index) => templateRam.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES),
+  read: ({ first, end }, into) => into.set(templateRam.subarray(first * PAGE_BYTES, end * PAGE_BYTES)),
 }
+const elsewhere = randomBytes(PAGE_BYTES)
+/** Only the hash of sixteen ones leads anywhere. */
+const references: ReferencedPages = {
+  page: (hash) => (Buffer.alloc(16, 1).equals(hash) ? elsewhere : null),
+}
+const decode = (groups: readonly PageGroup[]) => decodeBatch(groups, { template, references }, GUEST_PAGES)
 
 const text = Buffer.from('All work and no play makes a page compressible. '.repeat(100)).subarray(
   0,
@@ -25,69 +33,108 @@ const text = Buffer.from('All work and no play makes a page compressible. '.repe
 )
 
 function changedPage(index: number, bytes: number): Buffer {
-  const content = Buffer.from(template.page(index))
+  const content = Buffer.from(templatePage(index))
   for (let i = 0; i < bytes; i++) content[(i * 97) % PAGE_BYTES]! ^= 0x5a
   return content
 }
 
-function classify(index: number, content: Uint8Array): ClassifiedPage {
-  return {
-    index,
-    content,
-    template: template.page(index),
-    encoding: classifyPage(content, template.page(index)),
+function encode(pages: readonly { index: number; content: Uint8Array }[]): PageGroup[] {
+  const encoder = new BatchEncoder()
+  for (const { index, content } of pages) {
+    encoder.add(index, classifyPage(content, templatePage(index)), content, templatePage(index))
   }
+  return encoder.take(new CompressionChoice())
 }
 
 test.each([
   ['zeros', 100, Buffer.alloc(PAGE_BYTES), 'zero'],
   ['zeros over a zero template page', 3, Buffer.alloc(PAGE_BYTES), 'zero'],
-  ['the template page', 100, template.page(100), 'template'],
-  ['eight changed bytes', 100, changedPage(100, 8), 'xor'],
+  ['the template page', 100, templatePage(100), 'template'],
+  ['eight changed bytes', 100, changedPage(100, 8), 'delta'],
   ['text over a random template page', 100, text, 'zstd'],
   ['text over a zero template page', 3, text, 'zstd'],
   ['random bytes', 100, randomBytes(PAGE_BYTES), 'raw'],
   ['one changed byte of a zero page', 3, Buffer.concat([Buffer.alloc(4095), Buffer.from([1])]), 'zstd'],
 ] as const)('%s are sent as expected', (_, index, content, encoding) => {
-  expect(classifyPage(content, template.page(index))).toBe(encoding)
+  expect(classifyPage(content, templatePage(index))).toBe(encoding)
 })
 
 test('a page whose bytes start at an odd address is classified all the same', () => {
   const odd = Buffer.alloc(PAGE_BYTES + 1)
   odd.set(changedPage(100, 8), 1)
-  expect(classifyPage(odd.subarray(1), template.page(100))).toBe('xor')
+  expect(classifyPage(odd.subarray(1), templatePage(100))).toBe('delta')
 })
 
-test('what is encoded comes back, whatever the mixture', async () => {
+test('what is encoded comes back, whatever the mixture', () => {
   const contents = new Map<number, Uint8Array>()
   for (let index = 0; index < 256; index++) {
     const kinds = [
       () => Buffer.alloc(PAGE_BYTES),
-      () => Buffer.from(template.page(index)),
+      () => Buffer.from(templatePage(index)),
       () => changedPage(index, 1 + Math.floor(Math.random() * 2000)),
       () => text,
       () => randomBytes(PAGE_BYTES),
     ]
     contents.set(index, kinds[index % kinds.length]!())
   }
-  const groups = await encodeBatch([...contents].map(([index, content]) => classify(index, content)))
+  const groups = encode([...contents].map(([index, content]) => ({ index, content })))
   expect(new Set(groups.map((group) => group.encoding))).toEqual(
-    new Set(['zero', 'template', 'xor', 'zstd', 'raw']),
+    new Set(['zero', 'template', 'delta', 'zstd', 'raw']),
   )
-  const decoded = await decodeBatch(groups, template, GUEST_PAGES)
-  expect(decoded.length).toBe(256)
-  for (const { index, content } of decoded) expect(Buffer.compare(content, contents.get(index)!)).toBe(0)
-  const zeros = decoded.filter(({ content }) => content === ZERO_PAGE)
+  const { pages, lost } = decode(groups)
+  expect(lost).toEqual([])
+  expect(pages.length).toBe(256)
+  for (const { index, content } of pages) expect(Buffer.compare(content, contents.get(index)!)).toBe(0)
+  const zeros = pages.filter(({ content }) => content === ZERO_PAGE)
   expect(zeros.length).toBe(
     [...contents.values()].filter((content) => Buffer.compare(content, ZERO_PAGE) === 0).length,
   )
 })
 
-test('a few changed bytes cost a few bytes', async () => {
-  const pages = Array.from({ length: 88 }, (_, i) => classify(100 + i, changedPage(100 + i, 8)))
-  const groups = await encodeBatch(pages)
-  const bytes = groups.reduce((sum, group) => sum + group.data.length, 0)
+test("an encoder is empty after a batch, and its groups are not the next one's", () => {
+  const encoder = new BatchEncoder()
+  const compression = new CompressionChoice()
+  encoder.add(1, 'raw', Buffer.alloc(PAGE_BYTES, 1), templatePage(1))
+  const first = encoder.take(compression)
+  expect(encoder.pages).toBe(0)
+  encoder.add(2, 'raw', Buffer.alloc(PAGE_BYTES, 2), templatePage(2))
+  const second = encoder.take(compression)
+  expect(first).toEqual([{ encoding: 'raw', indices: [1], data: new Uint8Array(PAGE_BYTES).fill(1) }])
+  expect(second).toEqual([{ encoding: 'raw', indices: [2], data: new Uint8Array(PAGE_BYTES).fill(2) }])
+})
+
+test('a few changed bytes cost a few bytes', () => {
+  const pages = Array.from({ length: 88 }, (_, i) => ({ index: 100 + i, content: changedPage(100 + i, 8) }))
+  const bytes = encode(pages).reduce((sum, group) => sum + group.data.length, 0)
   expect(bytes).toBeLessThan(88 * 64)
+})
+
+test('a page that moved within its batch costs next to nothing', () => {
+  // Each holds what the template has one page further on, and one byte of its own.
+  const pages = Array.from({ length: 32 }, (_, i) => {
+    const content = changedPage(100 + i, 1)
+    content.set(templatePage(101 + i).subarray(0, 1024), 512)
+    return { index: 100 + i, content }
+  })
+  const [group] = encode(pages)
+  expect(group!.encoding).toBe('delta')
+  expect(group!.data.length).toBeLessThan(4096)
+  for (const { index, content } of decode([group!]).pages) {
+    expect(Buffer.compare(content, pages[index - 100]!.content)).toBe(0)
+  }
+})
+
+test('references come as what they lead to, and those that lead nowhere are told', () => {
+  const encoder = new BatchEncoder()
+  encoder.addReference(7, Buffer.alloc(16, 1))
+  encoder.addReference(8, Buffer.alloc(16, 2))
+  encoder.addReference(9, Buffer.alloc(16, 1))
+  const { pages, lost } = decode(encoder.take(new CompressionChoice()))
+  expect(pages).toEqual([
+    { index: 7, content: elsewhere },
+    { index: 9, content: elsewhere },
+  ])
+  expect(lost).toEqual([false, true, false])
 })
 
 const raw = (indices: number[], bytes: number): PageGroup => ({
@@ -111,12 +158,26 @@ test.each<[string, PageGroup[]]>([
     'more pages than a batch holds',
     [{ encoding: 'zero', indices: Array.from({ length: 257 }, (_, i) => i), data: new Uint8Array(0) }],
   ],
+  ['half a hash', [{ encoding: 'reference', indices: [5], data: new Uint8Array(8) }]],
+  [
+    'a difference to another length',
+    [{ ...zstd([5, 6], zstdCompressSync(randomBytes(PAGE_BYTES))), encoding: 'delta' }],
+  ],
   ['no zstd', [zstd([5], randomBytes(100))]],
   ['truncated zstd', [zstd([5], zstdCompressSync(randomBytes(PAGE_BYTES)).subarray(0, 200))]],
   ['zstd of too little', [zstd([5, 6], zstdCompressSync(randomBytes(PAGE_BYTES)))]],
   ['a decompression bomb', [zstd([5], zstdCompressSync(Buffer.alloc(64 * 1024 * 1024)))]],
-])('%s is refused', async (_, groups) => {
-  const error = await decodeBatch(groups, template, GUEST_PAGES).catch((thrown: unknown) => thrown)
+])('%s is refused', (_, groups) => {
+  const error = thrownBy(() => decode(groups))
   expect(error).toBeInstanceOf(CodecError)
   expect((error as CodecError).code).toBe('BATCH_MALFORMED')
 })
+
+function thrownBy(action: () => unknown): unknown {
+  try {
+    action()
+  } catch (error) {
+    return error
+  }
+  return undefined
+}

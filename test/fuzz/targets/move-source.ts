@@ -46,7 +46,7 @@ export async function startMoveSource(): Promise<FuzzTarget> {
     },
     async checkHonest() {
       const [ours, theirs] = channelPair()
-      await theirs.send(controlCodec.encode({ kind: 'roundApplied', round: 1 }))
+      await theirs.send(controlCodec.encode({ kind: 'roundApplied', lost: new Uint8Array(0), round: 1 }))
       const options = { timeoutMs: WAIT_MS, signal: AbortSignal.timeout(WAIT_MS) }
       const { round } = await new ControlChannel(ours).receive(['roundApplied'], options)
       if (round !== 1) throw new FuzzFailure('not the round that was applied')

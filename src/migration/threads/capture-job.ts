@@ -1,0 +1,191 @@
+import {
+  BatchEncoder,
+  CompressionChoice,
+  classifyPage,
+  MAX_BATCH_PAGES,
+  type PageGroup,
+  PageHashes,
+} from '../../codec/index.ts'
+import { PageBitmap, type PageRun } from '../../domain/bitmap.ts'
+import { isZeroPage, PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
+import type { PageCounts } from '../../domain/vm.ts'
+import { GuestMemory } from '../../memory/index.ts'
+import { countStockPages } from '../stock-equivalent.ts'
+import { TemplateRam } from '../template-ram.ts'
+import { transferring } from './transfer.ts'
+
+/** The guest whose pages are captured. */
+export interface CaptureInit {
+  pid: number
+  /** The template's RAM file, which the process maps copy-on-write. */
+  ramPath: string
+  memoryBytes: number
+  /** Of the page hashes. */
+  seed: number
+}
+
+/** Which pages to look at, as bitmaps' words. */
+export interface RoundInit {
+  private: Uint32Array
+  candidates: Uint32Array
+  /** Most pages in a batch, up to MAX_BATCH_PAGES: fewer where the link is slow. */
+  batchPages: number
+}
+
+/** A part of a round. */
+export interface CapturedBatch {
+  groups: PageGroup[]
+  /** Nothing of this round is left. */
+  isLast: boolean
+}
+
+/** As much is looked at in one call, even where nothing has changed: 5 ms, then other jobs have their turn. */
+const MAX_LOOK_PAGES = 4096
+
+/** Shared by all jobs of a thread: a call leaves nothing in them. */
+const contents = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
+const templates = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
+const encoder = new BatchEncoder()
+
+/**
+ * What the rounds of a move take out of a running guest. Example of an idle
+ * clone of 131,072 pages:
+ *
+ *     round  private  read  changed  omitted  sent
+ *       1        88    88       88       21     67
+ *       2        90    90        5        0      5
+ *     last       90    90        2        0      2
+ *
+ * A private page is read; it travels if its hash differs from what was last
+ * seen. One that still equals the template, and was never sent otherwise, is
+ * left out: the destination has it, shared. A page that was sent and is
+ * private no more holds the template's content again, which the destination
+ * must restore; reading it gives just that, so it needs no case of its own.
+ */
+export class CaptureJob {
+  readonly #memory: GuestMemory
+  readonly #template: TemplateRam
+  readonly #hashes: PageHashes
+  readonly #compression = new CompressionChoice()
+  /** Pages the destination holds from us, in any encoding. */
+  readonly #sent: PageBitmap
+  /** Private pages left out because they equal the template. */
+  readonly #omitted: PageBitmap
+  /** Private pages at the last look. */
+  #private: PageBitmap
+  /** To be looked at in this round, from #next on. */
+  #candidates: PageBitmap
+  #next: PageIndex = 0
+  #batchPages = MAX_BATCH_PAGES
+
+  private constructor(memory: GuestMemory, template: TemplateRam, seed: number) {
+    this.#memory = memory
+    this.#template = template
+    const { pages } = memory
+    this.#hashes = new PageHashes(pages, seed)
+    this.#sent = new PageBitmap(pages)
+    this.#omitted = new PageBitmap(pages)
+    this.#private = new PageBitmap(pages)
+    this.#candidates = new PageBitmap(pages)
+  }
+
+  /** @throws MemoryError */
+  static async open({ seed, ...guest }: CaptureInit): Promise<CaptureJob> {
+    const memory = await GuestMemory.open(guest)
+    try {
+      return new CaptureJob(memory, new TemplateRam(guest.ramPath), seed)
+    } catch (error) {
+      await memory.close()
+      throw error
+    }
+  }
+
+  /** See GuestMemory.scan(). Bitmaps as their words. */
+  async scan(): Promise<{ private: Uint32Array; softDirty: Uint32Array; counts: PageCounts }> {
+    const scan = await this.#memory.scan()
+    const [own, softDirty] = [scan.private.words(), scan.softDirty.words()]
+    return transferring({ private: own, softDirty, counts: scan.counts }, [own, softDirty])
+  }
+
+  begin(round: RoundInit): void {
+    const { pages } = this.#memory
+    this.#private = PageBitmap.of(pages, round.private)
+    this.#candidates = PageBitmap.of(pages, round.candidates)
+    this.#candidates.addAll(this.#sent.without(this.#private))
+    this.#batchPages = round.batchPages
+    this.#next = 0
+  }
+
+  /**
+   * The next batch of the round: pages that changed since they were last seen. Possibly none, with more to come.
+   *
+   * @param linkBytesPerMs - what the link was found to carry, see CompressionChoice
+   */
+  next(linkBytesPerMs: number | null): CapturedBatch {
+    const level = this.#compression.choose(linkBytesPerMs)
+    let looked = 0
+    let run: PageRun | null = null
+    while (encoder.pages < this.#batchPages && looked < MAX_LOOK_PAGES) {
+      run = this.#candidates.runFrom(this.#next, this.#batchPages - encoder.pages)
+      if (run === null) break
+      this.#look(run, level)
+      this.#next = run.end
+      looked += run.end - run.first
+    }
+    const isLast = run === null && this.#candidates.runFrom(this.#next, 1) === null
+    const groups = encoder.take(this.#compression)
+    return transferring(
+      { groups, isLast },
+      groups.map(({ data }) => data),
+    )
+  }
+
+  /** Reads a run of pages and takes what changed into the batch. */
+  #look(run: PageRun, level: number): void {
+    this.#memory.read(run, contents)
+    let hasTemplates = false
+    for (let index = run.first; index < run.end; index++) {
+      const slot = (index - run.first) * PAGE_BYTES
+      const content = contents.subarray(slot, slot + PAGE_BYTES)
+      if (!this.#hashes.update(index, content)) continue
+      if (!hasTemplates) this.#template.read(run, templates)
+      hasTemplates = true
+      this.#take(index, content, templates.subarray(slot, slot + PAGE_BYTES), level)
+    }
+  }
+
+  #take(index: PageIndex, content: Uint8Array, template: Uint8Array, level: number): void {
+    const encoding = classifyPage(content, template)
+    const isTemplate = encoding === 'template' || (encoding === 'zero' && isZeroPage(template))
+    if (isTemplate && !this.#sent.has(index)) {
+      this.#omitted.add(index)
+      return
+    }
+    this.#sent.add(index)
+    this.#omitted.delete(index)
+    encoder.add(index, encoding === 'zstd' && level === 0 ? 'raw' : encoding, content, template)
+  }
+
+  /** SHA-256 over all pages that the destination holds from us: PageHashes.digest(). */
+  digest(): Uint8Array {
+    return this.#hashes.digest(this.#sent)
+  }
+
+  /**
+   * What the last look found: for the report.
+   *
+   * @param pageHashesPath - of the template, see countStockPages()
+   */
+  summary(pageHashesPath: string): { private: number; omitted: number; stockPages: number } {
+    return {
+      private: this.#private.count,
+      omitted: this.#omitted.count,
+      stockPages: countStockPages(pageHashesPath, this.#private, this.#hashes),
+    }
+  }
+
+  close(): Promise<void> {
+    this.#template[Symbol.dispose]()
+    return this.#memory.close()
+  }
+}
