@@ -1,6 +1,6 @@
 import { PAGE_BYTES, type PageIndex } from '../domain/page.ts'
 import { ENCODINGS, type Encoding } from './classify.ts'
-import type { CompressionChoice } from './compression.ts'
+import type { Compression } from './compression.ts'
 import { MAX_BATCH_PAGES, type PageGroup, REFERENCE_BYTES } from './page-group.ts'
 import { compressHere } from './zstd.ts'
 
@@ -60,7 +60,7 @@ export class BatchEncoder {
    *
    * @param compression - chose the level, and is told what it cost and gained
    */
-  take(compression: CompressionChoice): PageGroup[] {
+  take(compression: Compression): PageGroup[] {
     const indices = this.#indices
     this.#indices = noIndices()
     this.#pages = 0
@@ -71,7 +71,7 @@ export class BatchEncoder {
     }))
   }
 
-  #encode(encoding: Encoding, pages: number, compression: CompressionChoice): Uint8Array {
+  #encode(encoding: Encoding, pages: number, compression: Compression): Uint8Array {
     const bytes = pages * PAGE_BYTES
     switch (encoding) {
       case 'zero':
@@ -94,7 +94,7 @@ export class BatchEncoder {
     }
   }
 
-  #compress(contents: Uint8Array, compression: CompressionChoice): Uint8Array {
+  #compress(contents: Uint8Array, compression: Compression): Uint8Array {
     const startedMs = performance.now()
     const compressed = compressHere(contents, compression.level)
     compression.observe(contents.length, compressed.length, performance.now() - startedMs)

@@ -33,12 +33,24 @@ interface Known {
   share: number
 }
 
-export class CompressionChoice {
+/** A level of zstd, and whoever wants to know what it did. */
+export interface Compression {
+  readonly level: number
+  /** Notes what compressing `inputBytes` to `outputBytes` took. */
+  observe(inputBytes: number, outputBytes: number, ms: number): void
+}
+
+/**
+ * For the first batch of a move, while the destination's QEMU is only starting:
+ * of an idle clone's 151 pages it makes 7.4 KB in 5 ms, level 3 8.5 KB in 1.4.
+ */
+export const PATIENT: Compression = { level: 12, observe: () => {} }
+
+export class CompressionChoice implements Compression {
   /** In use; 0: don't compress. */
   level: number = 1
   readonly #known = new Map<number, Known>()
 
-  /** Notes what compressing `inputBytes` to `outputBytes` took. */
   observe(inputBytes: number, outputBytes: number, ms: number): void {
     if (inputBytes === 0) return
     const now = { msPerByte: ms / inputBytes, share: outputBytes / inputBytes }

@@ -2,7 +2,7 @@
 export { type DecodedBatch, decodeBatch, type ReferencedPages, type TemplatePages } from './batch-decoder.ts'
 export { BatchEncoder } from './batch-encoder.ts'
 export { classifyPage, ENCODINGS, type Encoding, looksRandom } from './classify.ts'
-export { CompressionChoice } from './compression.ts'
+export { type Compression, CompressionChoice, PATIENT } from './compression.ts'
 export { compressDeviceState, decompressDeviceState, MAX_DEVICE_STATE_BYTES } from './device-state.ts'
 export { CODEC_ERRORS, CodecError } from './errors.ts'
 export { MAX_BATCH_PAGES, type PageGroup, REFERENCE_BYTES } from './page-group.ts'

@@ -10,6 +10,7 @@ import { type Ping, ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { createLibp2p } from 'libp2p'
 import { isDialable } from './address.ts'
+import { gatheredWrites } from './gathered-writes.ts'
 import { gossip } from './gossip.ts'
 import { PeerDatastore } from './peer-datastore.ts'
 
@@ -107,7 +108,7 @@ export async function createNode(
     datastore: new PeerDatastore({ selfId: peerIdFromPrivateKey(privateKey).toString() }),
     addresses: { listen: [...listen] },
     transports: [tcp()],
-    connectionEncrypters: [noise({ prologueBytes })],
+    connectionEncrypters: [gatheredWrites(noise({ prologueBytes }))],
     streamMuxers: [
       yamux({
         streamOptions: {

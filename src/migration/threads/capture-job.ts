@@ -3,6 +3,7 @@ import {
   CompressionChoice,
   classifyPage,
   MAX_BATCH_PAGES,
+  PATIENT,
   type PageGroup,
   PageHashes,
 } from '../../codec/index.ts'
@@ -76,6 +77,7 @@ export class CaptureJob {
   /** To be looked at in this round, from #next on. */
   #candidates: PageBitmap
   #next: PageIndex = 0
+  #isFirst = true
   #batchPages = MAX_BATCH_PAGES
 
   private constructor(memory: GuestMemory, template: TemplateRam, seed: number) {
@@ -133,7 +135,8 @@ export class CaptureJob {
       looked += run.end - run.first
     }
     const isLast = run === null && this.#candidates.runFrom(this.#next, 1) === null
-    const groups = encoder.take(this.#compression)
+    const groups = encoder.take(this.#isFirst ? PATIENT : this.#compression)
+    this.#isFirst = false
     return transferring(
       { groups, isLast },
       groups.map(({ data }) => data),
