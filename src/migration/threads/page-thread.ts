@@ -2,6 +2,7 @@ import { parentPort } from 'node:worker_threads'
 import { ArrivalJob } from './arrival-job.ts'
 import { type FromThread, sendError, type ToThread } from './calls.ts'
 import { CaptureJob } from './capture-job.ts'
+import { rehearse } from './rehearsal.ts'
 import { transfersOf } from './transfer.ts'
 
 /** The inside of a page thread: makes jobs and runs their methods, as calls.ts draws it. */
@@ -18,6 +19,9 @@ port.on('message', (message: ToThread) => {
     (error: unknown) => port.postMessage({ id, error: sendError(error) } satisfies FromThread),
   )
 })
+
+// Whatever keeps it from being rehearsed shows when it is done for real.
+rehearse().catch(() => {})
 
 async function run(message: ToThread): Promise<unknown> {
   const { id } = message
