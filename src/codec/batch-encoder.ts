@@ -55,8 +55,8 @@ export class BatchEncoder {
   }
 
   /**
-   * Encodes what was taken since the last time, and is empty then. The data of
-   * a group has a buffer of its own.
+   * Encodes what was taken since the last time, and is empty then. Data may be
+   * views on what the next pages are copied to: they are valid until then.
    *
    * @param compression - chose the level, and is told what it cost and gained
    */
@@ -78,7 +78,7 @@ export class BatchEncoder {
       case 'template':
         return new Uint8Array(0)
       case 'raw':
-        return new Uint8Array(this.#contents.raw.subarray(0, bytes))
+        return this.#contents.raw.subarray(0, bytes)
       case 'zstd':
         return this.#compress(this.#contents.zstd.subarray(0, bytes), compression)
       case 'delta':
@@ -90,7 +90,7 @@ export class BatchEncoder {
           },
         )
       case 'reference':
-        return new Uint8Array(this.#references.subarray(0, pages * REFERENCE_BYTES))
+        return this.#references.subarray(0, pages * REFERENCE_BYTES)
     }
   }
 

@@ -7,16 +7,15 @@ export interface ZstdOptions {
 
 /**
  * Compresses on this thread: for worker threads, which save themselves the way
- * through libuv's. The result has a buffer of its own, that may be transferred.
+ * through libuv's.
  */
 export function compressHere(data: Uint8Array, level: number, { dictionary }: ZstdOptions = {}): Uint8Array {
-  const compressed = zstdCompressSync(data, {
+  return zstdCompressSync(data, {
     params: { [constants.ZSTD_c_compressionLevel]: level },
     // One piece of output: with zlib's 16 KiB it would be gathered from up to 64.
     chunkSize: Math.max(data.length, MIN_CHUNK_BYTES),
     ...(dictionary === undefined ? {} : { dictionary }),
   })
-  return new Uint8Array(compressed)
 }
 
 /**

@@ -88,9 +88,11 @@ export class StreamChannel implements Channel {
   async receive({
     maxBytes,
     signal,
+    into,
   }: {
     maxBytes: number
     signal?: AbortSignal
+    into?: Uint8Array
   }): Promise<Uint8Array | null> {
     signal?.throwIfAborted()
     if (!(await this.#available(HEADER_BYTES, signal))) return null
@@ -100,11 +102,30 @@ export class StreamChannel implements Channel {
     }
     const end = HEADER_BYTES + length
     await this.#available(end, signal)
-    const message = this.#unread.subarray(HEADER_BYTES, end)
-    this.#unread.consume(end)
+    const message = this.#take(end, into)
     this.bytesReceived += end
     this.#pace()
     return message
+  }
+
+  /** The message that ends there, out of what was read. */
+  #take(end: number, into: Uint8Array | undefined): Uint8Array {
+    if (into === undefined) {
+      const message = this.#unread.subarray(HEADER_BYTES, end)
+      this.#unread.consume(end)
+      return message
+    }
+    this.#unread.consume(HEADER_BYTES)
+    const length = end - HEADER_BYTES
+    let position = 0
+    for (const part of this.#unread) {
+      const wanted = part.subarray(0, length - position)
+      into.set(wanted, position)
+      position += wanted.length
+      if (position === length) break
+    }
+    this.#unread.consume(length)
+    return into.subarray(0, length)
   }
 
   /** @throws MeshError CHANNEL_RESET when what was sent can't leave in time */

@@ -4,12 +4,15 @@ import type { PageCounts } from '../domain/vm.ts'
 import type { DirtyTracker, ScannedMemory } from '../memory/index.ts'
 import type { CapturedBatch, CaptureInit, CaptureJob } from './threads/capture-job.ts'
 import type { Job, PageThreads } from './threads/page-threads.ts'
+import { makeSlots, type Slots } from './threads/slots.ts'
 
-/**
- * Batches asked for ahead: while one is on its way out, the page thread makes
- * the next. More would only hold more.
- */
-const BATCHES_AHEAD = 2
+/** While one frame is on its way out, the page thread makes the next; more than one more would only hold more. */
+const SLOTS = 3
+
+/** A batch, with its frame: a view on shared memory that is valid until the next one is asked for. */
+export interface CapturedFrame extends CapturedBatch {
+  bytes: Uint8Array
+}
 
 /** What a round may know of the link. */
 export interface LinkHints {
@@ -24,6 +27,7 @@ export class Capture implements AsyncDisposable {
   readonly #job: Job<CaptureJob>
   readonly #tracker: DirtyTracker
   readonly #memory: ScannedMemory
+  readonly #slots: Slots
 
   private constructor(
     job: Job<CaptureJob>,
@@ -31,6 +35,7 @@ export class Capture implements AsyncDisposable {
     trackerFor: (memory: ScannedMemory) => DirtyTracker,
   ) {
     this.#job = job
+    this.#slots = init.slots
     this.#memory = { pid: init.pid, scan: () => scan(job) }
     this.#tracker = trackerFor(this.#memory)
   }
@@ -38,9 +43,11 @@ export class Capture implements AsyncDisposable {
   /** @throws MemoryError; MigrationError PAGE_THREAD_ENDED */
   static async open(
     components: { threads: PageThreads; trackerFor: (memory: ScannedMemory) => DirtyTracker },
-    init: CaptureInit,
+    init: Omit<CaptureInit, 'slots'>,
   ): Promise<Capture> {
-    return new Capture(await components.threads.open('capture', init), init, components.trackerFor)
+    const slots = makeSlots(SLOTS)
+    const job = await components.threads.open('capture', { ...init, slots })
+    return new Capture(job, { ...init, slots }, components.trackerFor)
   }
 
   /** @throws MemoryError MEMORY_PROCESS_GONE */
@@ -48,32 +55,33 @@ export class Capture implements AsyncDisposable {
     return (await this.#memory.scan()).counts
   }
 
-  /** One round: batches of pages that changed since they were last seen, encoded. Possibly empty ones. */
-  async *round({ batchPages, linkBytesPerMs }: LinkHints): AsyncGenerator<CapturedBatch> {
+  /** One round: frames of pages that changed since they were last seen. */
+  async *round(round: number, { batchPages, linkBytesPerMs }: LinkHints): AsyncGenerator<CapturedFrame> {
     const found = await this.#tracker.next()
     const words = { private: found.private.words(), candidates: found.candidates.words() }
-    const begun = this.#job.call('begin', [{ ...words, batchPages: Math.min(batchPages, MAX_BATCH_PAGES) }])
+    const begun = this.#job.call('begin', [
+      { ...words, round, batchPages: Math.min(batchPages, MAX_BATCH_PAGES) },
+    ])
     begun.catch(() => {})
-    const ahead: Promise<CapturedBatch>[] = []
-    const ask = (): void => {
-      const batch = this.#job.call('next', [linkBytesPerMs()])
+    const ahead: { slot: number; answer: Promise<CapturedBatch> }[] = []
+    const ask = (slot: number): void => {
+      const answer = this.#job.call('next', [slot, linkBytesPerMs()])
       // Of those asked for ahead, one may fail before it is waited for.
-      batch.catch(() => {})
-      ahead.push(batch)
+      answer.catch(() => {})
+      ahead.push({ slot, answer })
     }
-    for (let i = 0; i < BATCHES_AHEAD; i++) ask()
+    for (let slot = 0; slot < this.#slots.length; slot++) ask(slot)
     await begun
     for (;;) {
-      const batch = await ahead.shift()!
-      if (batch.isLast) {
-        if (batch.groups.length > 0) yield batch
-        // What was asked for beyond the end is empty.
-        await Promise.all(ahead)
-        return
-      }
-      ask()
-      if (batch.groups.length > 0) yield batch
+      const { slot, answer } = ahead.shift()!
+      const batch = await answer
+      if (batch.frameBytes > 0)
+        yield { ...batch, bytes: new Uint8Array(this.#slots[slot]!, 0, batch.frameBytes) }
+      if (batch.isLast) break
+      ask(slot)
     }
+    // What was asked for beyond the end is empty.
+    await Promise.all(ahead.map(({ answer }) => answer))
   }
 
   /** SHA-256 over all pages that the destination holds from us. */

@@ -27,11 +27,12 @@ import { refuseFor } from './farewell.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
-import { receivePages } from './receive-pages.ts'
+import { arrivalSlots, receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
 import { Taking } from './taking.ts'
 import type { ArrivalJob } from './threads/arrival-job.ts'
 import type { Job, PageThreads } from './threads/page-threads.ts'
+import type { Slots } from './threads/slots.ts'
 import type { PendingGrant } from './verdict.ts'
 
 export interface DestinationComponents {
@@ -57,6 +58,7 @@ interface Session {
   process: QemuProcess
   stream: IncomingStream
   job: Job<ArrivalJob>
+  slots: Slots
   dictionary: Buffer
 }
 
@@ -233,10 +235,11 @@ export class DestinationMove implements PendingGrant {
     const files = templates.files(this.offer.vm.templateId)
     const { memoryBytes, machineType } = templates.get(this.offer.vm.templateId).manifest.machine
     const seed = this.offer.hashSeed
+    const slots = arrivalSlots()
     const [process, dictionary, job] = await Promise.all([
       arriving.launch({ signal }),
       readTemplateState(templates, this.offer.vm.templateId),
-      threads.open('arrival', { ramPath: files.ram, memoryBytes, seed }),
+      threads.open('arrival', { ramPath: files.ram, memoryBytes, seed, slots }),
     ])
     cleanup.use(job)
     const stream = await process.openIncoming({ signal })
@@ -251,12 +254,12 @@ export class DestinationMove implements PendingGrant {
         pages.map(({ offsetBytes, content }) => ({ offsetBytes, content: content ?? ZERO_PAGE })),
       )
     }
-    return { arriving, process, stream, job, dictionary }
+    return { arriving, process, stream, job, slots, dictionary }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */
   async #copy(
-    { arriving, stream, job }: Session,
+    { arriving, stream, job, slots }: Session,
     finishing: Promise<Finish>,
     signal: AbortSignal,
   ): Promise<Finish> {
@@ -267,7 +270,7 @@ export class DestinationMove implements PendingGrant {
     const applied = new EventEmitter()
     let appliedRounds = 0
     const receiving = receivePages(
-      { pages, job, stream },
+      { pages, job, slots, stream },
       async (round, lost) => {
         // Before the source hears that all is well: it grew meanwhile, or others did.
         arriving.requireRoom()

@@ -1,4 +1,4 @@
-import type { Encoding, PageGroup } from '../codec/index.ts'
+import { ENCODINGS, type Encoding } from '../codec/index.ts'
 import { errorBody } from '../domain/errors.ts'
 import type {
   MigrationOutcome,
@@ -8,6 +8,7 @@ import type {
   RoundReport,
 } from '../domain/migration.ts'
 import type { Channel } from '../wire/channel.ts'
+import type { CapturedBatch } from './threads/capture-job.ts'
 
 /** The report calls a difference to the template's page what it once was made by. */
 const REPORTED_AS = {
@@ -81,11 +82,12 @@ export class MoveMeter {
   }
 
   /** Counts a batch that is about to be sent. */
-  countBatch(groups: readonly PageGroup[], frameBytes: number, round: RoundReport): void {
-    for (const { encoding, indices } of groups) {
-      this.report.pages[REPORTED_AS[encoding]] += indices.length
-      this.report.pages.sent += indices.length
-      round.pages += indices.length
+  countBatch({ pages, frameBytes }: CapturedBatch, round: RoundReport): void {
+    for (const encoding of ENCODINGS) {
+      const count = pages[encoding] ?? 0
+      this.report.pages[REPORTED_AS[encoding]] += count
+      this.report.pages.sent += count
+      round.pages += count
     }
     this.report.bytes.pages += frameBytes
     round.bytes += frameBytes

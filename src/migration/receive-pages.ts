@@ -3,18 +3,26 @@ import { pipe } from 'it-pipe'
 import type { PageGroup } from '../codec/index.ts'
 import type { IncomingStream } from '../qemu/index.ts'
 import type { Channel } from '../wire/channel.ts'
-import { MAX_PAGES_FRAME_BYTES, type PagesFrame, pagesCodec } from '../wire/migration-messages.ts'
+import { type PagesFrame, pagesCodec } from '../wire/migration-messages.ts'
 import { MigrationError } from './errors.ts'
-import { pageGroups } from './pages-frame.ts'
+import { pageGroups } from './page-groups.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
-import type { AppliedBatch, ArrivalJob } from './threads/arrival-job.ts'
+import type { AppliedBatch, ArrivalJob, GroupInSlot } from './threads/arrival-job.ts'
 import type { Job } from './threads/page-threads.ts'
+import { makeSlots, type Slots } from './threads/slots.ts'
 
 /** One step of arriving pages: a batch as QEMU reads it, or the end of a round. */
-type Arrival = ({ kind: 'batch' } & AppliedBatch) | { kind: 'round-end'; round: number }
+type Arrival = ({ kind: 'batch'; slot: number } & AppliedBatch) | { kind: 'round-end'; round: number }
 
-/** Batches in the page thread, or on their way to QEMU. */
-const MAX_BATCHES = 3
+/** Batches in the page thread. */
+const MAX_BATCHES = 2
+/** Beside those one is received, one waits for the page thread, and one is on its way to QEMU. */
+const ARRIVAL_SLOTS = MAX_BATCHES + 3
+
+/** Memory for the frames of one arrival. */
+export function arrivalSlots(): Slots {
+  return makeSlots(ARRIVAL_SLOTS)
+}
 
 /**
  * Takes page rounds from the stream into QEMU: receive → decode and verify (in
@@ -25,30 +33,33 @@ const MAX_BATCHES = 3
  * @throws CodecError, WireError, MigrationError PROTOCOL_VIOLATION
  */
 export async function receivePages(
-  components: { pages: Channel; job: Job<ArrivalJob>; stream: IncomingStream },
+  components: { pages: Channel; job: Job<ArrivalJob>; slots: Slots; stream: IncomingStream },
   onRound: (round: number, lost: Uint8Array) => Promise<void>,
   signal: AbortSignal,
 ): Promise<void> {
-  const { pages, job, stream } = components
+  const { pages, job, slots, stream } = components
 
-  async function* receive(): AsyncGenerator<PagesFrame> {
-    for (;;) {
-      const bytes = await receiveInTime(pages, signal)
+  async function* receive(): AsyncGenerator<{ frame: PagesFrame; slot: number }> {
+    for (let received = 0; ; received++) {
+      // In turn: who had it before has been written to QEMU.
+      const slot = received % slots.length
+      const bytes = await receiveInTime(pages, new Uint8Array(slots[slot]!), signal)
       if (bytes === null) return
-      // A buffer of its own, as it goes to the page thread whole.
-      yield pagesCodec.decode(new Uint8Array(bytes))
+      yield { frame: pagesCodec.decode(bytes), slot }
     }
   }
 
-  async function* decode(frames: AsyncIterable<PagesFrame>): AsyncGenerator<() => Promise<Arrival>> {
+  async function* decode(
+    frames: AsyncIterable<{ frame: PagesFrame; slot: number }>,
+  ): AsyncGenerator<() => Promise<Arrival>> {
     let round = 1
     let inRound = 0
-    for await (const frame of frames) {
+    for await (const { frame, slot } of frames) {
       if (frame.round !== round) throw violation(`a frame of round ${frame.round} in round ${round}`)
       if (frame.kind === 'batch') {
         const groups = pageGroups(frame)
         inRound += groups.reduce((sum, { indices }) => sum + indices.length, 0)
-        yield async () => ({ kind: 'batch', ...(await job.call('apply', [groups], buffersOf(groups))) })
+        yield async () => ({ kind: 'batch', slot, ...(await job.call('apply', [slot, groups.map(inSlot)])) })
         continue
       }
       if (frame.pages !== inRound)
@@ -68,7 +79,7 @@ export async function receivePages(
         continue
       }
       lost.push(...arrival.lost)
-      await stream.writeEncoded(arrival.stream)
+      await stream.writeEncoded(new Uint8Array(slots[arrival.slot]!, 0, arrival.streamBytes))
     }
   }
 
@@ -81,11 +92,16 @@ export async function receivePages(
 }
 
 /** A peer that opened a stream and says nothing must not keep a QEMU waiting here. */
-async function receiveInTime(pages: Channel, signal: AbortSignal): Promise<Uint8Array | null> {
+async function receiveInTime(
+  pages: Channel,
+  into: Uint8Array,
+  signal: AbortSignal,
+): Promise<Uint8Array | null> {
   const timeout = AbortSignal.timeout(TIMEOUTS_MS.pagesSilence)
   try {
     return await pages.receive({
-      maxBytes: MAX_PAGES_FRAME_BYTES,
+      maxBytes: into.length,
+      into,
       signal: AbortSignal.any([signal, timeout]),
     })
   } catch (cause) {
@@ -94,11 +110,10 @@ async function receiveInTime(pages: Channel, signal: AbortSignal): Promise<Uint8
   }
 }
 
-/** All groups of a batch are views on its frame. */
-function buffersOf(groups: readonly PageGroup[]): ArrayBuffer[] {
-  return [...new Set(groups.map(({ data }) => data.buffer as ArrayBuffer))].filter(
-    ({ byteLength }) => byteLength > 0,
-  )
+/** Where a group's data lies: a view on its frame, which is at the beginning of a slot; empty ones are nowhere. */
+function inSlot({ encoding, indices, data }: PageGroup): GroupInSlot {
+  const { byteLength: lengthBytes } = data
+  return { encoding, indices, offsetBytes: lengthBytes === 0 ? 0 : data.byteOffset, lengthBytes }
 }
 
 /** A bit for each, the lowest first; empty when all are false. */

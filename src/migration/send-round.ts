@@ -2,15 +2,13 @@ import { pipe } from 'it-pipe'
 import type { RoundReport } from '../domain/migration.ts'
 import type { Channel } from '../wire/channel.ts'
 import { pagesCodec } from '../wire/migration-messages.ts'
-import type { Capture } from './capture.ts'
+import type { Capture, CapturedFrame } from './capture.ts'
 import type { LinkRate } from './link-rate.ts'
 import type { MoveMeter } from './meter.ts'
 import type { Pace } from './pace.ts'
-import { encodePagesFrame } from './pages-frame.ts'
-import type { CapturedBatch } from './threads/capture-job.ts'
 
 /**
- * Sends one round of pages: capture (in a page thread) → frame → pace → send.
+ * Sends one round of pages: capture and encode (in a page thread) → pace → send.
  * The stages pull from each other, so a slow link slows the capture down and
  * at most one batch (1 MiB) is held at each stage.
  *
@@ -36,23 +34,16 @@ export async function sendRound(
   let startedMs = performance.now()
   const report: RoundReport = { pages: 0, bytes: 0, ms: 0 }
 
-  async function* frame(batches: AsyncIterable<CapturedBatch>): AsyncGenerator<Uint8Array> {
-    for await (const { groups } of batches) {
-      const bytes = encodePagesFrame(round, groups)
-      meter.countBatch(groups, bytes.length, report)
-      yield bytes
-    }
-  }
-
-  async function send(frames: AsyncIterable<Uint8Array>): Promise<void> {
-    for await (const bytes of frames) {
+  async function send(frames: AsyncIterable<CapturedFrame>): Promise<void> {
+    for await (const { bytes, ...batch } of frames) {
+      meter.countBatch(batch, report)
       startedMs += await pace.wait(bytes.length, { signal, urgent })
       await link.timed(bytes.length, () => pages.send(bytes, { signal }))
       onSent()
     }
   }
 
-  await pipe(() => capture.round({ batchPages, linkBytesPerMs: () => link.bytesPerMs }), frame, send)
+  await pipe(() => capture.round(round, { batchPages, linkBytesPerMs: () => link.bytesPerMs }), send)
   await pages.send(pagesCodec.encode({ kind: 'roundEnd', round, pages: report.pages }), { signal })
   report.ms = performance.now() - startedMs
   return report

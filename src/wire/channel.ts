@@ -18,11 +18,16 @@ export interface Channel {
 
   /**
    * The next message, at most `maxBytes` long, or null once the peer has closed its side.
-   * The bytes may be a view that is valid until the next call.
+   * The bytes may be a view that is valid until the next call; with `into` they are a view on its beginning.
    *
    * @throws WireError MESSAGE_TOO_LARGE before the message is read
    */
-  receive(options: { maxBytes: number; signal?: AbortSignal }): Promise<Uint8Array | null>
+  receive(options: {
+    maxBytes: number
+    signal?: AbortSignal
+    /** Where the message is put; it has room for `maxBytes`. */
+    into?: Uint8Array
+  }): Promise<Uint8Array | null>
 
   /** Ends our side after everything sent has left. */
   close(): Promise<void>

@@ -17,8 +17,6 @@ export const MAX_CONTROL_BYTES = 1024 * 1024
 export const MAX_DEVICE_STATE_WIRE_BYTES = MAX_CONTROL_BYTES - 4096
 /** Characters of a message for people. */
 export const MAX_TEXT_LENGTH = 1024
-/** 256 raw pages and their indices. */
-export const MAX_PAGES_FRAME_BYTES = 1024 * 1024 + 16 * 1024
 
 // One spelling only: ids are compared, and name directories.
 const uuid = z.uuid().lowercase()

@@ -115,16 +115,20 @@ class PairedChannel implements Channel {
   async receive({
     maxBytes,
     signal,
+    into,
   }: {
     maxBytes: number
     signal?: AbortSignal
+    into?: Uint8Array
   }): Promise<Uint8Array | null> {
     this.#lastReceived?.fill(STALE_BYTE)
     this.#lastReceived = null
     const message = await this.#incoming.shift(maxBytes, signal)
     if (message !== null) this.bytesReceived += message.length + FRAME_HEADER_BYTES
     this.#lastReceived = message
-    return message
+    if (message === null || into === undefined) return message
+    into.set(message)
+    return into.subarray(0, message.length)
   }
 
   async close(): Promise<void> {

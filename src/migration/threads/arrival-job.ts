@@ -1,8 +1,9 @@
 import { decodeBatch, type PageGroup, PageHashes, type ReferencedPages } from '../../codec/index.ts'
 import { PAGE_BYTES, type Page, ZERO_PAGE } from '../../domain/page.ts'
 import { encodePages, encodeZeroPages, RAM_BLOCK } from '../../qemu/index.ts'
+import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
 import { TemplateRam } from '../template-ram.ts'
-import { transferring } from './transfer.ts'
+import type { Slots } from './slots.ts'
 
 /** The guest whose pages arrive. */
 export interface ArrivalInit {
@@ -11,14 +12,25 @@ export interface ArrivalInit {
   memoryBytes: number
   /** Of the page hashes, as the source chose it. */
   seed: number
+  /** Where frames are, and the stream is put. */
+  slots: Slots
 }
 
 export interface AppliedBatch {
-  /** For IncomingStream.writeEncoded(). */
-  stream: Uint8Array
+  /** Of what IncomingStream.writeEncoded() takes, at the beginning of the slot. */
+  streamBytes: number
   /** Of each reference, in order, whether it led nowhere. */
   lost: boolean[]
 }
+
+/** A PageGroup whose data lies in a slot. */
+export interface GroupInSlot extends Pick<PageGroup, 'encoding' | 'indices'> {
+  offsetBytes: number
+  lengthBytes: number
+}
+
+/** Shared by all jobs of a thread: a call leaves nothing in it. */
+const scratch = Buffer.alloc(MAX_PAGES_FRAME_BYTES)
 
 const NO_REFERENCES: ReferencedPages = { page: () => null }
 
@@ -27,8 +39,10 @@ export class ArrivalJob {
   readonly #template: TemplateRam
   readonly #hashes: PageHashes
   readonly #pages: number
+  readonly #slots: Slots
 
-  private constructor({ ramPath, memoryBytes, seed }: ArrivalInit) {
+  private constructor({ ramPath, memoryBytes, seed, slots }: ArrivalInit) {
+    this.#slots = slots
     this.#pages = memoryBytes / PAGE_BYTES
     this.#hashes = new PageHashes(this.#pages, seed)
     this.#template = new TemplateRam(ramPath)
@@ -38,13 +52,24 @@ export class ArrivalJob {
     return new ArrivalJob(init)
   }
 
-  /** @throws CodecError BATCH_MALFORMED */
-  apply(groups: readonly PageGroup[]): AppliedBatch {
+  /**
+   * Decodes a batch; what QEMU reads of it takes its place in the slot.
+   *
+   * @throws CodecError BATCH_MALFORMED
+   */
+  apply(slot: number, inSlot: readonly GroupInSlot[]): AppliedBatch {
+    const bytes = new Uint8Array(this.#slots[slot]!)
+    const groups = inSlot.map(({ encoding, indices, offsetBytes, lengthBytes }) => ({
+      encoding,
+      indices,
+      data: bytes.subarray(offsetBytes, offsetBytes + lengthBytes),
+    }))
     const components = { template: this.#template, references: NO_REFERENCES }
     const { pages, lost } = decodeBatch(groups, components, this.#pages)
     for (const { index, content } of pages) this.#hashes.update(index, content)
-    const stream = encodeForQemu(pages)
-    return transferring({ stream, lost }, [stream])
+    const streamBytes = encodeForQemu(pages)
+    bytes.set(scratch.subarray(0, streamBytes))
+    return { streamBytes, lost }
   }
 
   /** SHA-256 over all pages that came: PageHashes.digest(). */
@@ -57,8 +82,12 @@ export class ArrivalJob {
   }
 }
 
-/** Zero pages go as zero records: QEMU then leaves a page alone that is zero already. */
-function encodeForQemu(pages: readonly Page[]): Uint8Array {
+/**
+ * Writes pages to `scratch`. Zero pages go as zero records: QEMU then leaves a page alone that is zero already.
+ *
+ * @returns bytes written
+ */
+function encodeForQemu(pages: readonly Page[]): number {
   const zeros = pages.filter(({ content }) => content === ZERO_PAGE)
   const others = pages.filter(({ content }) => content !== ZERO_PAGE)
   const offsetBytes = ({ index }: Page) => index * PAGE_BYTES
@@ -71,12 +100,11 @@ function encodeForQemu(pages: readonly Page[]): Uint8Array {
           others.map((page) => ({ offsetBytes: offsetBytes(page), content: page.content })),
         )),
   ]
-  // Of its own, to be transferred: Buffer.concat() takes small ones from Node's pool.
-  const stream = new Uint8Array(chunks.reduce((sum, { length }) => sum + length, 0))
+  // Not to the slot at once: pages that came raw are still there.
   let position = 0
   for (const chunk of chunks) {
-    stream.set(chunk, position)
+    scratch.set(chunk, position)
     position += chunk.length
   }
-  return stream
+  return position
 }

@@ -2,18 +2,19 @@ import {
   BatchEncoder,
   CompressionChoice,
   classifyPage,
+  type Encoding,
   MAX_BATCH_PAGES,
   PATIENT,
-  type PageGroup,
   PageHashes,
 } from '../../codec/index.ts'
 import { PageBitmap, type PageRun } from '../../domain/bitmap.ts'
 import { isZeroPage, PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
 import type { PageCounts } from '../../domain/vm.ts'
 import { GuestMemory } from '../../memory/index.ts'
+import { writePagesFrame } from '../../wire/pages-frame-writer.ts'
 import { countStockPages } from '../stock-equivalent.ts'
 import { TemplateRam } from '../template-ram.ts'
-import { transferring } from './transfer.ts'
+import type { Slots } from './slots.ts'
 
 /** The guest whose pages are captured. */
 export interface CaptureInit {
@@ -23,10 +24,13 @@ export interface CaptureInit {
   memoryBytes: number
   /** Of the page hashes. */
   seed: number
+  /** Where frames are put. */
+  slots: Slots
 }
 
 /** Which pages to look at, as bitmaps' words. */
 export interface RoundInit {
+  round: number
   private: Uint32Array
   candidates: Uint32Array
   /** Most pages in a batch, up to MAX_BATCH_PAGES: fewer where the link is slow. */
@@ -35,7 +39,9 @@ export interface RoundInit {
 
 /** A part of a round. */
 export interface CapturedBatch {
-  groups: PageGroup[]
+  /** Of the frame at the beginning of the slot; 0 when nothing has changed. */
+  frameBytes: number
+  pages: Partial<Record<Encoding, number>>
   /** Nothing of this round is left. */
   isLast: boolean
 }
@@ -67,6 +73,7 @@ export class CaptureJob {
   readonly #memory: GuestMemory
   readonly #template: TemplateRam
   readonly #hashes: PageHashes
+  readonly #slots: Slots
   readonly #compression = new CompressionChoice()
   /** Pages the destination holds from us, in any encoding. */
   readonly #sent: PageBitmap
@@ -78,9 +85,11 @@ export class CaptureJob {
   #candidates: PageBitmap
   #next: PageIndex = 0
   #isFirst = true
+  #round = 0
   #batchPages = MAX_BATCH_PAGES
 
-  private constructor(memory: GuestMemory, template: TemplateRam, seed: number) {
+  private constructor(memory: GuestMemory, template: TemplateRam, { seed, slots }: CaptureInit) {
+    this.#slots = slots
     this.#memory = memory
     this.#template = template
     const { pages } = memory
@@ -92,10 +101,10 @@ export class CaptureJob {
   }
 
   /** @throws MemoryError */
-  static async open({ seed, ...guest }: CaptureInit): Promise<CaptureJob> {
-    const memory = await GuestMemory.open(guest)
+  static async open(init: CaptureInit): Promise<CaptureJob> {
+    const memory = await GuestMemory.open(init)
     try {
-      return new CaptureJob(memory, new TemplateRam(guest.ramPath), seed)
+      return new CaptureJob(memory, new TemplateRam(init.ramPath), init)
     } catch (error) {
       await memory.close()
       throw error
@@ -105,8 +114,7 @@ export class CaptureJob {
   /** See GuestMemory.scan(). Bitmaps as their words. */
   async scan(): Promise<{ private: Uint32Array; softDirty: Uint32Array; counts: PageCounts }> {
     const scan = await this.#memory.scan()
-    const [own, softDirty] = [scan.private.words(), scan.softDirty.words()]
-    return transferring({ private: own, softDirty, counts: scan.counts }, [own, softDirty])
+    return { private: scan.private.words(), softDirty: scan.softDirty.words(), counts: scan.counts }
   }
 
   begin(round: RoundInit): void {
@@ -115,15 +123,17 @@ export class CaptureJob {
     this.#candidates = PageBitmap.of(pages, round.candidates)
     this.#candidates.addAll(this.#sent.without(this.#private))
     this.#batchPages = round.batchPages
+    this.#round = round.round
     this.#next = 0
   }
 
   /**
    * The next batch of the round: pages that changed since they were last seen. Possibly none, with more to come.
    *
+   * @param slot - where its frame is put
    * @param linkBytesPerMs - what the link was found to carry, see CompressionChoice
    */
-  next(linkBytesPerMs: number | null): CapturedBatch {
+  next(slot: number, linkBytesPerMs: number | null): CapturedBatch {
     const level = this.#compression.choose(linkBytesPerMs)
     let looked = 0
     let run: PageRun | null = null
@@ -137,10 +147,13 @@ export class CaptureJob {
     const isLast = run === null && this.#candidates.runFrom(this.#next, 1) === null
     const groups = encoder.take(this.#isFirst ? PATIENT : this.#compression)
     this.#isFirst = false
-    return transferring(
-      { groups, isLast },
-      groups.map(({ data }) => data),
-    )
+    const frame =
+      groups.length === 0 ? null : writePagesFrame(new Uint8Array(this.#slots[slot]!), this.#round, groups)
+    return {
+      frameBytes: frame?.length ?? 0,
+      pages: Object.fromEntries(groups.map(({ encoding, indices }) => [encoding, indices.length])),
+      isLast,
+    }
   }
 
   /** Reads a run of pages and takes what changed into the batch. */

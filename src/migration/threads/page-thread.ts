@@ -3,7 +3,6 @@ import { ArrivalJob } from './arrival-job.ts'
 import { type FromThread, sendError, type ToThread } from './calls.ts'
 import { CaptureJob } from './capture-job.ts'
 import { rehearse } from './rehearsal.ts'
-import { transfersOf } from './transfer.ts'
 
 /** The inside of a page thread: makes jobs and runs their methods, as calls.ts draws it. */
 
@@ -15,7 +14,7 @@ const port = parentPort!
 port.on('message', (message: ToThread) => {
   const { id } = message
   run(message).then(
-    (value) => port.postMessage({ id, value } satisfies FromThread, transfersOf(value)),
+    (value) => port.postMessage({ id, value } satisfies FromThread),
     (error: unknown) => port.postMessage({ id, error: sendError(error) } satisfies FromThread),
   )
 })

@@ -95,9 +95,9 @@ class PageThread {
   async open<K extends JobKind>(kind: K, init: Jobs[K]['init']): Promise<Job<Jobs[K]['job']>> {
     const id = ++this.#lastId
     this.#jobs.set(id, [])
-    const ask = (message: ToThread, transfers: readonly ArrayBuffer[]) => this.#ask(message, transfers)
+    const ask = (message: ToThread) => this.#ask(message)
     try {
-      await ask({ id, open: kind, init }, [])
+      await ask({ id, open: kind, init })
     } catch (error) {
       this.#jobs.delete(id)
       throw error
@@ -109,12 +109,12 @@ class PageThread {
     await this.#worker.terminate()
   }
 
-  #ask(message: ToThread, transfers: readonly ArrayBuffer[]): Promise<unknown> {
+  #ask(message: ToThread): Promise<unknown> {
     const waiting = this.#jobs.get(message.id)
     if (waiting === undefined) return Promise.reject(threadEnded())
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
     waiting.push({ resolve, reject })
-    this.#worker.postMessage(message, transfers)
+    this.#worker.postMessage(message)
     return promise
   }
 
@@ -145,15 +145,11 @@ function threadEnded(cause?: unknown): MigrationError {
 /** A job that lives in a page thread, as the agent's own thread holds it. */
 export class Job<J> implements AsyncDisposable {
   readonly #id: number
-  readonly #ask: (message: ToThread, transfers: readonly ArrayBuffer[]) => Promise<unknown>
+  readonly #ask: (message: ToThread) => Promise<unknown>
   readonly #forget: () => void
   #closing: Promise<void> | null = null
 
-  constructor(
-    id: number,
-    ask: (message: ToThread, transfers: readonly ArrayBuffer[]) => Promise<unknown>,
-    forget: () => void,
-  ) {
+  constructor(id: number, ask: (message: ToThread) => Promise<unknown>, forget: () => void) {
     this.#id = id
     this.#ask = ask
     this.#forget = forget
@@ -162,15 +158,10 @@ export class Job<J> implements AsyncDisposable {
   /**
    * Calls one of its methods. Calls may be made without waiting for the answers; those come in order.
    *
-   * @param transfers - buffers in `args` that are moved to the thread, not copied
    * @throws what the method throws: errors with codes keep them; MigrationError PAGE_THREAD_ENDED
    */
-  call<M extends MethodOf<J>>(
-    method: M,
-    args: ArgsOf<J, M>,
-    transfers: readonly ArrayBuffer[] = [],
-  ): Promise<ValueOf<J, M>> {
-    return this.#ask({ id: this.#id, call: method, args: args as readonly unknown[] }, transfers) as Promise<
+  call<M extends MethodOf<J>>(method: M, args: ArgsOf<J, M>): Promise<ValueOf<J, M>> {
+    return this.#ask({ id: this.#id, call: method, args: args as readonly unknown[] }) as Promise<
       ValueOf<J, M>
     >
   }
@@ -183,7 +174,7 @@ export class Job<J> implements AsyncDisposable {
 
   async #close(): Promise<void> {
     try {
-      await this.#ask({ id: this.#id, close: true }, [])
+      await this.#ask({ id: this.#id, close: true })
     } catch {
       // The thread is gone, and with it what the job held.
     } finally {

@@ -1,0 +1,13 @@
+import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
+
+/**
+ * Memory that the agent's own thread and a page thread share, for what goes
+ * between them: a frame of pages each, used over and over. Nothing is copied
+ * for the crossing, and nothing is left for V8 to collect: a move of 48 MiB
+ * through fresh buffers had it collect for 190 ms at either side.
+ */
+export type Slots = readonly SharedArrayBuffer[]
+
+export function makeSlots(count: number): Slots {
+  return Array.from({ length: count }, () => new SharedArrayBuffer(MAX_PAGES_FRAME_BYTES))
+}
