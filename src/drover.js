@@ -13,6 +13,28 @@ async function cacheCompiledCode() {
   enableCompileCache(`${cache}/drover`)
 }
 
+/**
+ * An agent has few objects and many buffers, of pages and what becomes of them. What it keeps of freed ones decides its
+ * size: with these it has 230 MiB after moves of 48 MiB instead of 430. Young objects don't spread over 48 MiB (V8),
+ * and freed buffers go back to the machine: one arena for all threads, mappings of their own from 64 KiB on (mallopt(3)).
+ */
+const AGENT_NODE_FLAG = '--max-semi-space-size=4'
+const AGENT_MALLOC = {
+  MALLOC_ARENA_MAX: '1',
+  MALLOC_MMAP_THRESHOLD_: '65536',
+  MALLOC_TRIM_THRESHOLD_: '131072',
+}
+
+/** Both are read once, when a process starts: it starts anew, in its place, and forgets them for those that it starts. */
+function tuneAgent() {
+  if (process.execArgv.includes(AGENT_NODE_FLAG)) {
+    for (const name of Object.keys(AGENT_MALLOC)) delete process.env[name]
+    return
+  }
+  const args = [process.execPath, AGENT_NODE_FLAG, ...process.execArgv, ...process.argv.slice(1)]
+  process.execve(process.execPath, args, { ...process.env, ...AGENT_MALLOC })
+}
+
 if (Number(process.versions.node.split('.')[0]) < MIN_NODE_MAJOR) {
   process.stderr.write(
     `drover: needs Node.js ${MIN_NODE_MAJOR} or newer, this is ${process.version} (${process.execPath}); ` +
@@ -20,6 +42,7 @@ if (Number(process.versions.node.split('.')[0]) < MIN_NODE_MAJOR) {
   )
   process.exitCode = 1
 } else {
+  if (process.argv.includes('agent')) tuneAgent()
   await cacheCompiledCode()
   await import('./main.ts')
 }

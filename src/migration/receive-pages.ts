@@ -1,4 +1,4 @@
-import parallel from 'it-parallel'
+import { Readable } from 'node:stream'
 import { pipe } from 'it-pipe'
 import type { PageGroup } from '../codec/index.ts'
 import type { IncomingStream } from '../qemu/index.ts'
@@ -9,15 +9,13 @@ import { pageGroups } from './page-groups.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import type { AppliedBatch, ArrivalJob, GroupInSlot } from './threads/arrival-job.ts'
 import type { Job } from './threads/page-threads.ts'
-import { makeSlots, type Slots } from './threads/slots.ts'
+import { FreeSlots, makeSlots, type Slots } from './threads/slots.ts'
 
 /** One step of arriving pages: a batch as QEMU reads it, or the end of a round. */
 type Arrival = ({ kind: 'batch'; slot: number } & AppliedBatch) | { kind: 'round-end'; round: number }
 
-/** Batches in the page thread. */
-const MAX_BATCHES = 2
-/** Beside those one is received, one waits for the page thread, and one is on its way to QEMU. */
-const ARRIVAL_SLOTS = MAX_BATCHES + 3
+/** Frames that are held: one is received, two are with the page thread, and one is on its way to QEMU. */
+const ARRIVAL_SLOTS = 4
 
 /** Memory for the frames of one arrival. */
 export function arrivalSlots(): Slots {
@@ -38,11 +36,11 @@ export async function receivePages(
   signal: AbortSignal,
 ): Promise<void> {
   const { pages, job, slots, stream } = components
+  const free = new FreeSlots(slots)
 
   async function* receive(): AsyncGenerator<{ frame: PagesFrame; slot: number }> {
-    for (let received = 0; ; received++) {
-      // In turn: who had it before has been written to QEMU.
-      const slot = received % slots.length
+    for (;;) {
+      const slot = await free.take()
       const bytes = await receiveInTime(pages, new Uint8Array(slots[slot]!), signal)
       if (bytes === null) return
       yield { frame: pagesCodec.decode(bytes), slot }
@@ -66,6 +64,7 @@ export async function receivePages(
         throw violation(`${inRound} pages in round ${round}, ${frame.pages} announced`)
       const ended = round++
       inRound = 0
+      free.give(slot)
       yield async () => ({ kind: 'round-end', round: ended })
     }
   }
@@ -80,15 +79,16 @@ export async function receivePages(
       }
       lost.push(...arrival.lost)
       await stream.writeEncoded(new Uint8Array(slots[arrival.slot]!, 0, arrival.streamBytes))
+      free.give(arrival.slot)
     }
   }
 
-  await pipe(
-    receive,
-    decode,
-    (batches) => parallel(batches, { concurrency: MAX_BATCHES, ordered: true }),
-    write,
-  )
+  // In order; how many at a time, the slots decide.
+  const run = (tasks: AsyncIterable<() => Promise<Arrival>>): AsyncIterable<Arrival> =>
+    Readable.from(tasks, { highWaterMark: 1 }).map((task: () => Promise<Arrival>) => task(), {
+      concurrency: slots.length,
+    })
+  await pipe(receive, decode, run, write)
 }
 
 /** A peer that opened a stream and says nothing must not keep a QEMU waiting here. */
