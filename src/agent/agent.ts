@@ -164,11 +164,11 @@ export class Agent implements AsyncDisposable {
   }
 
   async #startVms(db: Database, templates: TemplateStore, binary: QemuBinary): Promise<VmService> {
-    const { dataDir, runDir, memoryLimitBytes } = this.#config
+    const { dataDir, runDir, memoryLimitBytes, prepare } = this.#config
     await mkdir(runDir, { recursive: true, mode: 0o700 })
     const vms = new VmService(
       { db, templates, binary, onEvent: (event) => this.#publishAndAnnounce(event) },
-      { dataDir, runDir, memoryLimitBytes },
+      { dataDir, runDir, memoryLimitBytes, preparedQemus: prepare },
     )
     await vms.start()
     return vms

@@ -3,20 +3,13 @@ import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { decompressDeviceState, PageHashes } from '../codec/index.ts'
 import { DroverError } from '../domain/errors.ts'
-import { PAGE_BYTES, ZERO_PAGE } from '../domain/page.ts'
+import { PAGE_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
 import { GuestMemory } from '../memory/index.ts'
-import {
-  advanceKvmclock,
-  type IncomingStream,
-  type QemuBinary,
-  type QemuProcess,
-  RAM_BLOCK,
-  readStateFile,
-} from '../qemu/index.ts'
-import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders } from '../template/index.ts'
+import { advanceKvmclock, type IncomingStream, type QemuBinary, type QemuProcess } from '../qemu/index.ts'
+import { fetchTemplate, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
@@ -226,30 +219,15 @@ export class DestinationMove implements PendingGrant {
     }
   }
 
-  /** Starts QEMU on the template and brings it the ROM blocks, which an incoming QEMU leaves empty. */
+  /** QEMU on the template, open for pages. */
   async #launch(arriving: ArrivingVm, cleanup: AsyncDisposableStack, signal: AbortSignal): Promise<Session> {
     const { templates } = this.#components
-    const files = templates.files(this.offer.vm.templateId)
-    const { memoryBytes, machineType } = templates.get(this.offer.vm.templateId).manifest.machine
-    const [process, dictionary] = await Promise.all([
-      arriving.launch({ signal }),
-      readTemplateState(templates, this.offer.vm.templateId),
-    ])
-    const template = cleanup.use(new TemplateRam(files.ram))
-    const stream = await process.openIncoming({ signal })
+    const { process, stream, templateState } = await arriving.launch({ signal })
     cleanup.defer(() => stream.abort())
-
-    const roms = readStateFile(dictionary).blocks.filter(({ name }) => name !== RAM_BLOCK)
-    const ram = { name: RAM_BLOCK, usedBytes: memoryBytes }
-    await stream.begin({ machineType, blocks: [ram, ...roms] })
-    for (const { name, pages } of roms) {
-      await stream.writePages(
-        name,
-        pages.map(({ offsetBytes, content }) => ({ offsetBytes, content: content ?? ZERO_PAGE })),
-      )
-    }
+    const template = cleanup.use(new TemplateRam(templates.files(this.offer.vm.templateId).ram))
+    const { memoryBytes } = templates.get(this.offer.vm.templateId).manifest.machine
     const hashes = new PageHashes(memoryBytes / PAGE_BYTES, this.offer.hashSeed)
-    return { arriving, process, stream, hashes, template, dictionary }
+    return { arriving, process, stream, hashes, template, dictionary: templateState }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */
