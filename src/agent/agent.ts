@@ -17,6 +17,7 @@ import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import { type AgentConfig, passagesOf } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
+import { LikelyDestinations } from './likely-destinations.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
@@ -102,6 +103,9 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       hypervisor = { binary, vms: vms.service!, migrations }
+      const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
+      destinations.start()
+      starting.defer(() => destinations.stop())
     } else {
       await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates, { policy }))
     }
