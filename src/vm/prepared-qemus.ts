@@ -89,21 +89,21 @@ export class PreparedQemus {
     const isShort = roster.memory().availableBytes === 0
     const wanted = this.#wanted()
     for (const [prepared, spare] of this.#ready) {
-      const at = wanted.indexOf(prepared.templateId)
-      if (at >= 0) wanted.splice(at, 1)
-      if (at < 0 || isShort || !prepared.isCurrent(templates)) spare.giveUp()
+      const isWanted = removeOne(wanted, prepared.templateId)
+      if (!isWanted || isShort || !prepared.isCurrent(templates)) spare.giveUp()
     }
   }
 
   /** The first that is missing, where a VM that arrives in it would find room too. */
   async #startNext(signal: AbortSignal): Promise<void> {
     const { node, binary } = this.#components
+    const { templates, runDirs } = node
     const missing = this.#wanted()
-    for (const { templateId } of this.#ready.keys()) missing.splice(missing.indexOf(templateId), 1)
+    for (const { templateId } of this.#ready.keys()) removeOne(missing, templateId)
     const [templateId] = missing
     if (templateId === undefined || !node.roster.hasRoomForSpare(templateId)) return
     try {
-      const prepared = await PreparedQemu.start({ binary, ...node }, templateId, { signal })
+      const prepared = await PreparedQemu.start({ binary, templates, runDirs }, templateId, { signal })
       this.#add(prepared)
       node.onEvent({ kind: 'qemu-prepared', templateId, pid: prepared.pid })
     } catch (error) {
@@ -155,4 +155,11 @@ export class PreparedQemus {
       return false
     }
   }
+}
+
+/** @returns whether it was there */
+function removeOne(ids: TemplateId[], id: TemplateId): boolean {
+  const at = ids.indexOf(id)
+  if (at >= 0) ids.splice(at, 1)
+  return at >= 0
 }

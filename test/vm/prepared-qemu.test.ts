@@ -2,6 +2,7 @@
 import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, onTestFinished, test } from 'vitest'
 import { GuestMemory } from '../../src/memory/index.ts'
+import { findGenerationId } from '../../src/qemu/index.ts'
 import { ownMemoryBytes } from '../../src/vm/node-memory.ts'
 import { endOrphans } from '../../src/vm/orphans.ts'
 import { MigrationRig } from './migration-rig.ts'
@@ -203,6 +204,12 @@ test('one that an agent left behind is ended by the next; one that dies is made 
   await nthPrepared(node, 2)
   const pids = await bench!.pids()
   expect(pids.toSorted()).toEqual(preparedPids(node).toSorted())
+  // A vmgenid that isn't where it should be is written nowhere.
+  const strange = findGenerationId(pids[0]!, crypto.randomUUID())
+  await expect(strange).rejects.toMatchObject({
+    code: 'GENERATION_ID_NOT_FOUND',
+    details: { device: 0, firmware: 0 },
+  })
   // As the next agent does at its start.
   await endOrphans(bench!.runDir, new Set())
   for (const pid of pids) expect(await isAlive(pid)).toBe(false)
