@@ -102,7 +102,7 @@ export class PreparedQemu {
   ): Promise<IncomingVm> {
     const { incoming, places } = this.#parts
     const { process } = incoming
-    await writeGenerationId(process.pid, places, generationId)
+    writeGenerationId(process.pid, places, generationId)
     const written = await process.generationId({ signal })
     if (written !== generationId.toLowerCase()) {
       throw new QemuError('GENERATION_ID_NOT_FOUND', `QEMU says ${written}, and was given ${generationId}`, {
