@@ -17,6 +17,7 @@ import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import { type AgentConfig, passagesOf } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { EventHub } from './event-hub.ts'
+import { LikelyDestinations } from './likely-destinations.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
@@ -102,6 +103,9 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       hypervisor = { binary, vms: vms.service!, migrations }
+      const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
+      destinations.start()
+      starting.defer(() => destinations.stop())
     } else {
       await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates, { policy }))
     }
@@ -164,11 +168,11 @@ export class Agent implements AsyncDisposable {
   }
 
   async #startVms(db: Database, templates: TemplateStore, binary: QemuBinary): Promise<VmService> {
-    const { dataDir, runDir, memoryLimitBytes } = this.#config
+    const { dataDir, runDir, memoryLimitBytes, prepare } = this.#config
     await mkdir(runDir, { recursive: true, mode: 0o700 })
     const vms = new VmService(
       { db, templates, binary, onEvent: (event) => this.#publishAndAnnounce(event) },
-      { dataDir, runDir, memoryLimitBytes },
+      { dataDir, runDir, memoryLimitBytes, preparedQemus: prepare },
     )
     await vms.start()
     return vms

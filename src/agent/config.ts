@@ -26,6 +26,8 @@ const sizeSchema = z.union([z.int().positive(), z.string()]).transform((value, c
 })
 
 const MAX_BOOTSTRAP = 64
+/** Each takes some 30 MiB: more than moves that one command makes side by side find no use. */
+const MAX_PREPARE = 4
 const MAX_PERMITTED = 1024
 
 const permitted = z
@@ -60,6 +62,8 @@ const configSchema = z.strictObject({
   memoryLimitBytes: sizeSchema.optional(),
   /** What templates may take on disk: when one comes, the least useful go. Default: no limit. */
   templateLimitBytes: sizeSchema.optional(),
+  /** QEMUs kept started on the templates used last, for VMs that may arrive; as memory allows. Default: none. */
+  prepare: z.int().min(0).max(MAX_PREPARE).optional(),
   /** QEMU binary, a path or a name in PATH. */
   qemu: z.string().min(1).optional(),
   /** User that QEMU runs as; the agent must be root. Default: the agent's own. */
@@ -89,6 +93,8 @@ export interface AgentConfig {
   allow: Partial<PolicySettings>
   memoryLimitBytes: number | null
   templateLimitBytes: number | null
+  /** QEMUs kept ready for VMs that may arrive. */
+  prepare: number
   qemuPath: string
   /** Null: QEMU runs as the agent's user. */
   qemuUser: string | null
@@ -122,6 +128,7 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     allow: settings.allow ?? {},
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
     templateLimitBytes: settings.templateLimitBytes ?? null,
+    prepare: settings.prepare ?? 0,
     qemuPath: programPath(settings.qemu ?? DEFAULT_QEMU),
     qemuUser: settings.qemuUser ?? null,
     accelerator: settings.accel ?? 'auto',

@@ -202,6 +202,12 @@ export class Membership {
     this.#hint(peerId, addresses, this.#node.peerId.toString() < peerId ? 0 : YIELD_MS)
   }
 
+  /** Nodes that VMs of this one may go to next, the likeliest first: connected to although they may be no members. */
+  keepWarm(peerIds: readonly string[]): void {
+    const self = this.#node.peerId.toString()
+    this.#redialer.keepWarm(peerIds.filter((peerId) => peerId !== self && !this.#removals.has(peerId)))
+  }
+
   /** This node has removed another one: that one is told, then cut off, then the others are told. */
   async spread(removal: KeptRemoval): Promise<void> {
     const connection = this.dialer.existing(removal.peerId)

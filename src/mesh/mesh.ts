@@ -164,6 +164,17 @@ export class Mesh implements AsyncDisposable {
     await this.#started.membership.dialer.connect(peer, signal)
   }
 
+  /**
+   * Keeps connections up to nodes that are dialled soon otherwise. Members have
+   * one in any case; in a mesh of more than 256, most nodes are none. Harmless
+   * while it isn't running.
+   *
+   * @param peerIds - the likeliest first, instead of those given before; 16 beside members
+   */
+  keepWarm(peerIds: readonly string[]): void {
+    this.#running?.membership.keepWarm(peerIds)
+  }
+
   /** Serves channels that peers open for `protocol`, from now or from the start on. */
   async handle(protocol: string, handler: ChannelHandler, limits: HandlerLimits = {}): Promise<void> {
     this.#handlers.set(protocol, { handler, limits })

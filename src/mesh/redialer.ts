@@ -12,8 +12,14 @@ const MAX_RETRY_MS = 60_000
 const MAX_HINT_ATTEMPTS = 8
 const MAX_HINTS = 256
 
+/** Of nodes that are no members, as a full book takes none: 16 is more than a node's VMs go to. */
+export const MAX_WARM = 16
+
 interface Target {
+  /** A member. */
   kept: boolean
+  /** No member, and still to be connected. */
+  warm: boolean
   failures: number
   dueAtMs: number
   dialling: boolean
@@ -47,6 +53,22 @@ export class Redialer {
   /** A member: tried for as long as this runs. */
   keep(peerId: string): void {
     this.#target(peerId).kept = true
+  }
+
+  /**
+   * Nodes to be connected to whether they are members or not, instead of those named before.
+   *
+   * @param peerIds - the first MAX_WARM that are no members count
+   */
+  keepWarm(peerIds: readonly string[]): void {
+    const others = peerIds.filter((peerId) => this.#targets.get(peerId)?.kept !== true)
+    const warm = new Set(others.slice(0, MAX_WARM))
+    for (const [peerId, target] of this.#targets) {
+      if (!target.warm || warm.has(peerId)) continue
+      target.warm = false
+      if (!target.kept) this.#targets.delete(peerId)
+    }
+    for (const peerId of warm) this.#target(peerId).warm = true
   }
 
   /**
@@ -89,11 +111,17 @@ export class Redialer {
   }
 
   get #hints(): number {
-    return this.#targets.values().reduce((hints, { kept }) => hints + (kept ? 0 : 1), 0)
+    return this.#targets.values().reduce((hints, { kept, warm }) => hints + (kept || warm ? 0 : 1), 0)
   }
 
   #target(peerId: string): Target {
-    const target = this.#targets.get(peerId) ?? { kept: false, failures: 0, dueAtMs: 0, dialling: false }
+    const target = this.#targets.get(peerId) ?? {
+      kept: false,
+      warm: false,
+      failures: 0,
+      dueAtMs: 0,
+      dialling: false,
+    }
     this.#targets.set(peerId, target)
     return target
   }
@@ -122,7 +150,7 @@ export class Redialer {
     target.failures++
     const waitMs = Math.min(FIRST_RETRY_MS * 2 ** (target.failures - 1), MAX_RETRY_MS)
     target.dueAtMs = performance.now() + waitMs * (0.5 + Math.random() / 2)
-    if (target.kept || target.failures < MAX_HINT_ATTEMPTS) return
+    if (target.kept || target.warm || target.failures < MAX_HINT_ATTEMPTS) return
     this.#targets.delete(peerId)
     this.#onForget(peerId)
   }

@@ -3,20 +3,12 @@ import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { decompressDeviceState } from '../codec/index.ts'
 import { DroverError } from '../domain/errors.ts'
-import { ZERO_PAGE } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
 import { GuestMemory } from '../memory/index.ts'
-import {
-  advanceKvmclock,
-  type IncomingStream,
-  type QemuBinary,
-  type QemuProcess,
-  RAM_BLOCK,
-  readStateFile,
-} from '../qemu/index.ts'
-import { fetchTemplate, readTemplateState, type TemplateStore, templateProviders } from '../template/index.ts'
+import { advanceKvmclock, type IncomingStream, type QemuBinary, type QemuProcess } from '../qemu/index.ts'
+import { fetchTemplate, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
 import { checkQemuVersion } from './admission.ts'
@@ -229,32 +221,17 @@ export class DestinationMove implements PendingGrant {
     }
   }
 
-  /** Starts QEMU on the template and brings it the ROM blocks, which an incoming QEMU leaves empty. */
+  /** QEMU on the template, open for pages. */
   async #launch(arriving: ArrivingVm, cleanup: AsyncDisposableStack, signal: AbortSignal): Promise<Session> {
     const { templates, threads } = this.#components
-    const files = templates.files(this.offer.vm.templateId)
-    const { memoryBytes, machineType } = templates.get(this.offer.vm.templateId).manifest.machine
-    const seed = this.offer.hashSeed
+    const { ram: ramPath } = templates.files(this.offer.vm.templateId)
+    const { memoryBytes } = templates.get(this.offer.vm.templateId).manifest.machine
     const slots = arrivalSlots()
-    const [process, dictionary, job] = await Promise.all([
-      arriving.launch({ signal }),
-      readTemplateState(templates, this.offer.vm.templateId),
-      threads.open('arrival', { ramPath: files.ram, memoryBytes, seed, slots }),
-    ])
-    cleanup.use(job)
-    const stream = await process.openIncoming({ signal })
+    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots }
+    const job = cleanup.use(await threads.open('arrival', init))
+    const { process, stream, templateState } = await arriving.launch({ signal })
     cleanup.defer(() => stream.abort())
-
-    const roms = readStateFile(dictionary).blocks.filter(({ name }) => name !== RAM_BLOCK)
-    const ram = { name: RAM_BLOCK, usedBytes: memoryBytes }
-    await stream.begin({ machineType, blocks: [ram, ...roms] })
-    for (const { name, pages } of roms) {
-      await stream.writePages(
-        name,
-        pages.map(({ offsetBytes, content }) => ({ offsetBytes, content: content ?? ZERO_PAGE })),
-      )
-    }
-    return { arriving, process, stream, job, slots, dictionary }
+    return { arriving, process, stream, job, slots, dictionary: templateState }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */

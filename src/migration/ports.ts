@@ -2,7 +2,7 @@ import type { AbstractBatchOperation } from 'abstract-level'
 import type { Level } from 'level'
 import type { MachineSpec, TemplateId } from '../domain/template.ts'
 import type { Doubt, MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
-import type { QemuProcess } from '../qemu/index.ts'
+import type { IncomingStream, QemuProcess } from '../qemu/index.ts'
 
 /** The agent's one database; every room has sublevels of its own in it. */
 export type Database = Level<string, unknown>
@@ -39,9 +39,16 @@ export interface DepartingVm extends MovableVm {
   leave(): Promise<void>
 }
 
+/** A QEMU on the template, its stream begun and the template's ROM blocks in it; `templateState`: checked bytes. */
+export interface IncomingVm {
+  process: QemuProcess
+  stream: IncomingStream
+  templateState: Buffer
+}
+
 /** A VM that is being moved to this node. */
 export interface ArrivingVm {
-  launch(options: { signal: AbortSignal }): Promise<QemuProcess>
+  launch(options: { signal: AbortSignal }): Promise<IncomingVm>
   /**
    * Throws NOT_ENOUGH_MEMORY when this node has no room left for the VM: it grew while it was moved, or others did.
    * Before `take`; cheap enough for the blackout.

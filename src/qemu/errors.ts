@@ -17,6 +17,7 @@ export const QEMU_ERRORS = {
   INCOMING_FAILED: 'failed',
   INCOMING_MISUSED: 'failed',
   STATE_FILE_MALFORMED: 'failed',
+  GENERATION_ID_NOT_FOUND: 'failed',
 } as const satisfies ErrorCodes
 
 /** QEMU could not be started, driven or fed. */

@@ -7,11 +7,13 @@
  * - may a VM be moved or become a template, and what does its template hold beside RAM: `preflight`,
  *   `captureBlockers`, `readStateFile`, `deriveStateFile`
  * - write a VM into a QEMU that waits for one: `IncomingStream`, `encodePages`, `encodeZeroPages`, `advanceKvmclock`
+ * - give one that waits the vmgenid of the VM that comes: `findGenerationId`, `writeGenerationId`
  * - images and processes it may be given: `readDiskFormat`, `isRunning`
  */
 export { deriveStateFile } from './derived-state.ts'
 export { readDiskFormat } from './disk-image.ts'
 export { QEMU_ERRORS, QemuError } from './errors.ts'
+export { findGenerationId, type GenerationIdPlaces, writeGenerationId } from './generation-id.ts'
 export { IncomingStream } from './incoming-stream.ts'
 export { advanceKvmclock } from './kvmclock.ts'
 export { type DiskFormat, MAX_ROOT_PORTS, type QemuLaunch, qemuArguments } from './launch.ts'

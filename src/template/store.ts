@@ -286,6 +286,12 @@ export class TemplateStore {
     await this.#index.put(id, indexEntry(entry))
   }
 
+  /** Those that a VM ran from or arrived on last, and those that came last, in front. */
+  byUse(): TemplateRecord[] {
+    const entries = [...this.#entries].toSorted(([, a], [, b]) => b.usedAtMs - a.usedAtMs)
+    return entries.map(([id, entry]) => toRecord(id, entry))
+  }
+
   /**
    * Removes what interrupted fetches left, and with a limit as many templates as it takes for the others to fit, the
    * least useful first, never one in use.

@@ -1,10 +1,12 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MigrationId, VmRecord, VmSpec } from '../domain/vm.ts'
-import { type QemuBinary, QemuProcess } from '../qemu/index.ts'
+import type { QemuBinary, QemuProcess } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import { VmError } from './errors.ts'
+import { type IncomingVm, startIncoming } from './incoming.ts'
 import { keepTrying } from './keep-trying.ts'
+import type { PreparedQemu } from './prepared-qemu.ts'
 import type { DatabaseWrite } from './records.ts'
 import type { HeldClaim } from './roster.ts'
 import { requireRunnable } from './runnable.ts'
@@ -15,6 +17,8 @@ export interface ArrivingComponents {
   templates: TemplateStore
   /** What is kept for it; given up by whoever made it, in `onSettled`. */
   claim: Pick<HeldClaim, 'startedAs' | 'requireRoom'>
+  /** A QEMU on the VM's template that is ready for it, the arrival's own; its run directory is the arrival's. */
+  prepared: PreparedQemu | null
   /**
    * One synced write of the record and of `also`, unless what is left of the VM here stands in its way.
    * `onWrite` is called when it begins to write.
@@ -40,7 +44,7 @@ export class ArrivingVm {
   readonly #runDirName: string
   readonly #runDir: string
   readonly #discarded = new AbortController()
-  #launching: Promise<QemuProcess> | null = null
+  #launching: Promise<IncomingVm> | null = null
   #process: QemuProcess | null = null
   #hasExited = false
   #discarding: Promise<void> | null = null
@@ -61,11 +65,11 @@ export class ArrivingVm {
   }
 
   /**
-   * Starts QEMU on the template, paused and waiting for the incoming stream. Once.
+   * Starts QEMU on the template, or takes the one that is ready: paused, its stream open for pages. Once.
    *
-   * @throws TemplateError TEMPLATE_NOT_FOUND; VmError TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError
+   * @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; VmError TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError
    */
-  launch({ signal }: { signal: AbortSignal }): Promise<QemuProcess> {
+  launch({ signal }: { signal: AbortSignal }): Promise<IncomingVm> {
     if (this.#launching !== null) throw new Error('an arriving VM is launched once')
     this.#launching = this.#launch(AbortSignal.any([signal, this.#discarded.signal]))
     return this.#launching
@@ -162,33 +166,36 @@ export class ArrivingVm {
     return this.#discarding
   }
 
-  async #launch(signal: AbortSignal): Promise<QemuProcess> {
-    const { binary, templates } = this.#components
-    const { manifest } = templates.get(this.spec.templateId)
-    requireRunnable(binary, manifest.machine, this.spec.nics)
-    const files = templates.files(this.spec.templateId)
-    await templates.used(this.spec.templateId)
-    const process = await QemuProcess.start(
-      binary,
-      {
-        machine: manifest.machine,
-        ram: { path: files.ram, share: false },
-        kernelPath: files.kernel,
-        initrdPath: files.initrd,
-        disk: null,
-        nics: this.spec.nics,
-        generationId: this.spec.generationId,
-        incoming: true,
-        runDir: this.#runDir,
-      },
-      { signal },
-    )
+  async #launch(signal: AbortSignal): Promise<IncomingVm> {
+    const { binary, templates, claim } = this.#components
+    const { templateId, nics, generationId } = this.spec
+    requireRunnable(binary, templates.get(templateId).manifest.machine, nics)
+    templates.used(templateId).catch(() => {
+      // The disk is full: what it forgets is which templates are worth their place.
+    })
+    const launch = { templateId, nics, generationId, runDir: this.#runDir }
+    const incoming =
+      (await this.#usePrepared(signal)) ?? (await startIncoming({ binary, templates }, launch, { signal }))
+    const { process } = incoming
     this.#process = process
-    this.#components.claim.startedAs(process.pid)
+    claim.startedAs(process.pid)
     void process.exited.then(() => {
       this.#hasExited = true
     })
-    return process
+    return incoming
+  }
+
+  /** @returns null where there is none, or it is not what it should be: one is started then */
+  async #usePrepared(signal: AbortSignal): Promise<IncomingVm | null> {
+    const { prepared } = this.#components
+    if (prepared === null) return null
+    try {
+      return await prepared.become(this.spec, { signal })
+    } catch {
+      await prepared.quit()
+      signal.throwIfAborted()
+      return null
+    }
   }
 
   async #discard(): Promise<void> {
@@ -196,6 +203,7 @@ export class ArrivingVm {
     try {
       await this.#launching?.catch(() => {})
       await this.#process?.quit()
+      await this.#components.prepared?.quit()
       await rm(this.#runDir, { recursive: true, force: true })
     } finally {
       this.#components.onSettled()

@@ -1,7 +1,10 @@
+import type { TemplateId } from '../domain/template.ts'
 import type { MigrationId, VmId } from '../domain/vm.ts'
 
-/** What happened to a VM of this node; told after it is true. */
-export type VmEvent = { id: VmId; name: string } & (
+/** What happened to a VM of this node, or to a QEMU that waits for one; told after it is true. */
+export type VmEvent = OwnVmEvent | PreparedEvent
+
+export type OwnVmEvent = { id: VmId; name: string } & (
   | { kind: 'vm-started' | 'vm-adopted' | 'vm-paused' | 'vm-resumed' | 'vm-reset' | 'vm-removed' }
   /** Ended: by its user, by itself, or while no agent watched. */
   | { kind: 'vm-stopped'; reason: string }
@@ -13,5 +16,10 @@ export type VmEvent = { id: VmId; name: string } & (
   | { kind: 'vm-departing' | 'vm-stayed' | 'vm-left'; migrationId: MigrationId }
   | { kind: 'vm-arrived'; migrationId: MigrationId; epoch: number }
 )
+
+/** Of the QEMUs that `--prepare` keeps ready. */
+export type PreparedEvent =
+  | { kind: 'qemu-prepared'; templateId: TemplateId; pid: number }
+  | { kind: 'qemu-not-prepared'; templateId: TemplateId; code: string; reason: string }
 
 export type VmEventListener = (event: VmEvent) => void

@@ -1,11 +1,14 @@
 import { randomUUID } from 'node:crypto'
-import type { MachineSpec } from '../domain/template.ts'
+import { errorBody } from '../domain/errors.ts'
+import type { MachineSpec, TemplateId } from '../domain/template.ts'
 import type { MigrationId, PeerIdText, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import { ArrivingVm } from './arriving.ts'
 import { VmError } from './errors.ts'
 import { checkForwards } from './nics.ts'
 import type { Node } from './node.ts'
+import type { PreparedQemu } from './prepared-qemu.ts'
+import type { HeldClaim } from './roster.ts'
 import { requireRunnable } from './runnable.ts'
 
 /** A VM as a peer offers it. */
@@ -28,15 +31,16 @@ export interface ReserveRequest {
  * Checks an offered VM and keeps its place. Doesn't wait, so what was checked
  * is still true when it is claimed.
  *
+ * @param takePrepared - a QEMU on a template that is ready for it, if there is one
  * @param onSettled - the arrival has ended, one way or the other
  */
 export function reserveVm(
   node: Node,
-  binary: QemuBinary,
+  { binary, takePrepared }: { binary: QemuBinary; takePrepared: (id: TemplateId) => PreparedQemu | null },
   request: ReserveRequest,
   onSettled: (arrival: ArrivingVm) => void,
 ): ArrivingVm {
-  const { spec, machine, privatePages, templateBytes, migrationId } = request
+  const { spec, machine, migrationId } = request
   const { id, name, templateId, nics } = spec
   const { roster } = node
   const previous = roster.byId(id)
@@ -49,15 +53,14 @@ export function reserveVm(
   }
   if (machine !== null) requireRunnable(binary, machine, nics)
   checkForwards(nics, roster.nics({ except: id }))
-  const claim = roster.claim(
-    { id, name, templateId, nics, privatePages, missingTemplateBytes: templateBytes },
-    { source: request.source },
-  )
+  const prepared = takePrepared(templateId)
+  const claim = claimFor(node, request, prepared)
   const arrival = new ArrivingVm(
     {
       binary,
       templates: node.templates,
       claim,
+      prepared,
       commit: async (record, also, onWrite) => {
         const write = () => {
           onWrite()
@@ -83,9 +86,27 @@ export function reserveVm(
         onSettled(arrival)
       },
     },
-    { spec, migrationId, runDirs: node.runDirs, runDirName: randomUUID() },
+    { spec, migrationId, runDirs: node.runDirs, runDirName: prepared?.runDirName ?? randomUUID() },
   )
   return arrival
+}
+
+function claimFor(
+  { roster, onEvent }: Node,
+  { spec: { id, name, templateId, nics }, source, privatePages, templateBytes }: ReserveRequest,
+  prepared: PreparedQemu | null,
+): HeldClaim {
+  const claim = { id, name, templateId, nics, privatePages, missingTemplateBytes: templateBytes }
+  try {
+    return roster.claim(claim, { source, pid: prepared?.pid ?? null })
+  } catch (error) {
+    // Memory is short: it goes too.
+    void prepared?.quit().catch((cause: unknown) => {
+      const { code, message } = errorBody(cause)
+      onEvent({ kind: 'qemu-not-prepared', templateId, code, reason: message })
+    })
+    throw error
+  }
 }
 
 /**

@@ -49,8 +49,16 @@ export interface HerdPlace extends Place {
   readonly source: PeerIdText
 }
 
+/** A QEMU that no VM is in, kept ready for one: its memory is anybody's who needs it. */
+export interface Spare {
+  readonly templateId: TemplateId
+  readonly pid: number
+  /** Ends it, at once and in the background; it is released meanwhile, then removed. */
+  giveUp(): void
+}
+
 /**
- * Who is on this node, or about to be: VMs, claims, and places of herds. Checking and claiming
+ * Who is on this node, or about to be: VMs, claims, places of herds, and spare QEMUs. Checking and claiming
  * happen without waiting in between, so two commands can't both find the same
  * name, port or memory free.
  */
@@ -61,6 +69,8 @@ export class Roster {
   /** With the pid of the QEMU, where one runs. */
   readonly #claims = new Map<Claim, number | null>()
   readonly #places = new Set<HerdPlace>()
+  /** Released: given up, and not gone yet. */
+  readonly #spares = new Map<Spare, { released: boolean }>()
 
   constructor(components: { templates: TemplateStore }, init: { memoryLimitBytes: number | null }) {
     this.#templates = components.templates
@@ -143,14 +153,20 @@ export class Roster {
    * nothing that was not admitted. Beyond, only the rest is asked for.
    *
    * @param options.source - the peer that offers the VM; null for a run
-   * @throws VmError NOT_ENOUGH_MEMORY; the place in the herd stays then
+   * @param options.pid - of the QEMU that was kept ready for it; null: it has none yet
+   * @throws VmError NOT_ENOUGH_MEMORY, with no spare left; the place in the herd stays then
    */
-  claim(claim: Claim, { source = null }: { source?: PeerIdText | null } = {}): HeldClaim {
+  claim(
+    claim: Claim,
+    { source = null, pid = null }: { source?: PeerIdText | null; pid?: number | null } = {},
+  ): HeldClaim {
     const kept = [...this.#places].find((place) => place.id === claim.id && place.source === source)
     const keptBytes = kept === undefined ? 0 : ownBytes(kept.privatePages) + CLONE_HEADROOM_BYTES
-    admit(this.memory(), this.#neededBytes([claim]) - keptBytes)
+    // What its QEMU has taken of the machine is a part of what it needs.
+    const use = () => this.#use({ takenBytes: pid === null ? 0 : ownMemoryBytes(pid) })
+    this.#givingUpSpares(() => admit(memoryBudget(use()), this.#neededBytes([claim]) - keptBytes))
     if (kept !== undefined) this.#places.delete(kept)
-    this.#claims.set(claim, null)
+    this.#claims.set(claim, pid)
     return {
       startedAs: (pid) => {
         if (this.#claims.has(claim)) this.#claims.set(claim, pid)
@@ -167,12 +183,51 @@ export class Roster {
    * @throws VmError NOT_ENOUGH_MEMORY, for all together
    */
   keep(places: readonly HerdPlace[]): Disposable {
-    admit(this.memory(), this.#neededBytes(places))
+    this.#givingUpSpares(() => admit(this.memory(), this.#neededBytes(places)))
     for (const place of places) this.#places.add(place)
     return {
       [Symbol.dispose]: () => {
         for (const place of places) this.#places.delete(place)
       },
+    }
+  }
+
+  /** Whether any VM is starting, arriving, or to come with a herd. */
+  get isExpecting(): boolean {
+    return this.#claims.size + this.#places.size > 0
+  }
+
+  /** Counts a spare's memory, until it is removed. */
+  addSpare(spare: Spare): void {
+    this.#spares.set(spare, { released: false })
+  }
+
+  /** Given up: its memory counts as free although the machine still has to get it back. */
+  releaseSpare(spare: Spare): void {
+    if (this.#spares.has(spare)) this.#spares.set(spare, { released: true })
+  }
+
+  removeSpare(spare: Spare): void {
+    this.#spares.delete(spare)
+  }
+
+  /** Whether a clone of the template would find room now: a QEMU for it is worth its memory then. */
+  hasRoomForSpare(templateId: TemplateId): boolean {
+    const place = { id: '', templateId, privatePages: 0, missingTemplateBytes: 0 }
+    return this.#neededBytes([place]) <= this.memory().availableBytes
+  }
+
+  /** Does what may find too little memory, again after each spare that is given up for it. */
+  #givingUpSpares(attempt: () => void): void {
+    for (;;) {
+      const [spare] = [...this.#spares].flatMap(([each, { released }]) => (released ? [] : [each]))
+      try {
+        attempt()
+        return
+      } catch (error) {
+        if (spare === undefined) throw error
+        spare.giveUp()
+      }
     }
   }
 
@@ -186,20 +241,30 @@ export class Roster {
     const pid = this.#claims.get(claim)
     if (pid === undefined) throw new Error('a claim that was given up has no room')
     const takenBytes = pid === null ? 0 : ownMemoryBytes(pid)
-    requireRoom(this.#use({ except: claim }), { takenBytes, promisedBytes: ownBytes(claim.privatePages) })
+    const promisedBytes = ownBytes(claim.privatePages)
+    this.#givingUpSpares(() => requireRoom(this.#use({ except: claim }), { takenBytes, promisedBytes }))
   }
 
-  /** @param options.except - left out, with its QEMU; its template counts all the same */
-  #use({ except }: { except?: Claim } = {}): MemoryUse {
+  /**
+   * @param options.except - left out, with its QEMU; its template counts all the same
+   * @param options.takenBytes - that the machine has given already to whom it is asked for
+   */
+  #use({ except, takenBytes = 0 }: { except?: Claim; takenBytes?: number } = {}): MemoryUse {
     const claims = [...this.#claims].filter(([claim]) => claim !== except)
     const started = claims.flatMap(([claim, pid]) =>
       pid === null ? [] : [{ claim, bytes: ownMemoryBytes(pid) }],
     )
     const waiting = claims.flatMap(([claim, pid]) => (pid === null ? [claim] : []))
+    const spares = [...this.#spares].map(([{ pid }, { released }]) => ({
+      bytes: ownMemoryBytes(pid),
+      released,
+    }))
+    const releasedBytes = sum(spares.map(({ bytes, released }) => (released ? bytes : 0)))
     return {
       limitBytes: this.#memoryLimitBytes,
-      hostAvailableBytes: hostAvailableBytes(),
+      hostAvailableBytes: hostAvailableBytes() + releasedBytes + takenBytes,
       vmBytes: [
+        ...spares.flatMap(({ bytes, released }) => (released ? [] : [bytes])),
         ...this.#runningRecords().map(({ pid }) => ownMemoryBytes(pid)),
         ...started.map(({ bytes }) => bytes),
       ],

@@ -8,6 +8,7 @@ import { DepartingVm, MovableVm } from './departing.ts'
 import { VmError } from './errors.ts'
 import { Node, type NodeComponents, type NodeInit } from './node.ts'
 import { endOrphans, removeStaleRunDirs } from './orphans.ts'
+import { PreparedQemus } from './prepared-qemus.ts'
 import { type ReserveRequest, reserveVm } from './reserve.ts'
 import type { HerdPlace } from './roster.ts'
 import { type RunRequest, runVm } from './run.ts'
@@ -25,6 +26,8 @@ export interface VmServiceComponents extends NodeComponents {
 
 export interface VmServiceInit extends NodeInit {
   powerDownTimeoutMs?: number
+  /** QEMUs kept ready for VMs that may arrive; default: none. */
+  preparedQemus?: number
 }
 
 /**
@@ -39,12 +42,20 @@ export class VmService {
   /** Runs and seals in progress. */
   readonly #tasks = new Set<Promise<unknown>>()
   readonly #arrivals = new Set<ArrivingVm>()
+  readonly #prepared: PreparedQemus | null
   readonly #stopping = new AbortController()
 
   constructor(components: VmServiceComponents, init: VmServiceInit) {
     this.#node = new Node(components, init, this.#stopping.signal)
     this.#binary = components.binary
     this.#powerDownTimeoutMs = init.powerDownTimeoutMs ?? POWER_DOWN_TIMEOUT_MS
+    const count = init.preparedQemus ?? 0
+    const { binary } = components
+    const isMoving = () => this.#isMoving()
+    this.#prepared =
+      binary === null || count === 0
+        ? null
+        : new PreparedQemus({ node: this.#node, binary, isMoving }, { count })
   }
 
   /**
@@ -66,12 +77,14 @@ export class VmService {
     await endOrphans(runDirs, new Set(pids))
     await removeStaleRunDirs(runDirs, new Set(found.map(({ runDirName }) => runDirName)))
     await directories.recover(new Set(found.map(({ spec }) => spec.id)))
+    this.#prepared?.start()
   }
 
-  /** Ends runs, seals and arrivals in progress, and lets go of the VMs, which run on. */
+  /** Ends runs, seals and arrivals in progress and the QEMUs that no VM is in, and lets go of the VMs, which run on. */
   async stop(): Promise<void> {
     this.#stopping.abort(new VmError('VM_BUSY', 'the agent is stopping'))
-    await Promise.allSettled([...this.#tasks, ...[...this.#arrivals].map((arrival) => arrival.discard())])
+    const discarding = [...this.#arrivals].map((arrival) => arrival.discard())
+    await Promise.allSettled([...this.#tasks, ...discarding, this.#prepared?.stop()])
     await Promise.all(this.#node.roster.vms().map((vm) => vm.release()))
   }
 
@@ -215,11 +228,22 @@ export class VmService {
    */
   async reserve(request: ReserveRequest): Promise<ArrivingVm> {
     this.#stopping.signal.throwIfAborted()
-    const arrival = reserveVm(this.#node, this.#requireBinary(), request, (settled) => {
-      this.#arrivals.delete(settled)
-    })
+    const takePrepared = (id: TemplateId) => this.#prepared?.take(id) ?? null
+    const arrival = reserveVm(
+      this.#node,
+      { binary: this.#requireBinary(), takePrepared },
+      request,
+      (settled) => {
+        this.#arrivals.delete(settled)
+      },
+    )
     this.#arrivals.add(arrival)
     return arrival
+  }
+
+  #isMoving(): boolean {
+    const { roster } = this.#node
+    return roster.isExpecting || roster.records().some(({ state }) => state.kind === 'departing')
   }
 
   /** `stop` waits for it. */

@@ -6,7 +6,7 @@ import type { QemuProcess } from '../qemu/index.ts'
 import { notDerivable } from './derivable.ts'
 import { endProcess } from './end-process.ts'
 import type { VM_ERRORS, VmError } from './errors.ts'
-import type { VmEvent, VmEventListener } from './events.ts'
+import type { OwnVmEvent, VmEventListener } from './events.ts'
 import { exitReason } from './exit-reason.ts'
 import { keepTrying } from './keep-trying.ts'
 import type { DatabaseWrite, VmRecords } from './records.ts'
@@ -548,8 +548,8 @@ export class Vm {
     return vmError(this.#record, code, what, init)
   }
 
-  #emit(event: Without<VmEvent, 'id' | 'name'>): void {
+  #emit(event: Without<OwnVmEvent, 'id' | 'name'>): void {
     const { id, name } = this.#record.spec
-    this.#components.onEvent({ ...event, id, name } as VmEvent)
+    this.#components.onEvent({ ...event, id, name } as OwnVmEvent)
   }
 }

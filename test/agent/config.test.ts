@@ -26,6 +26,7 @@ test('without a file and flags everything has its default', async () => {
     bootstrap: [],
     mdns: true,
     memoryLimitBytes: null,
+    prepare: 0,
     accelerator: 'auto',
   })
 })
@@ -42,6 +43,7 @@ test('flags go over the file, the file over the defaults', async () => {
 test.each([
   ['an unknown key', '{"memoryLimit":"8G"}', 'memoryLimit'],
   ['a wrong type', '{"listen":"/ip4/0.0.0.0/tcp/1"}', 'listen'],
+  ['more QEMUs kept ready than there may be', '{"prepare":5}', 'prepare'],
   ['a size that is none', '{"memoryLimitBytes":"lots"}', 'memoryLimitBytes'],
   ['a name that would be a path', '{"name":"../up"}', 'name'],
   ['no JSON', '{name:', 'config.json'],

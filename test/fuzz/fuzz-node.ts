@@ -8,7 +8,14 @@ import { Policy } from '../../src/domain/policy.ts'
 import type { TemplateId } from '../../src/domain/template.ts'
 import { PeerSignatures } from '../../src/mesh/signatures.ts'
 import { MigrationService, type MovableVms } from '../../src/migration/index.ts'
-import { IncomingStream, type QemuBinary, QemuError, type QemuProcess } from '../../src/qemu/index.ts'
+import type { IncomingVm } from '../../src/migration/ports.ts'
+import {
+  IncomingStream,
+  type QemuBinary,
+  QemuError,
+  type QemuProcess,
+  RAM_BLOCK,
+} from '../../src/qemu/index.ts'
 import { VmService } from '../../src/vm/index.ts'
 import type { ChannelHandler, OpenChannel } from '../../src/wire/channel.ts'
 import { CHUNKS, fill, machine, never, TestNode } from '../template/fixture.ts'
@@ -20,16 +27,18 @@ const LIMIT_BYTES = 4 * 1024 ** 3
 const EXPECTED = ['db', 'run', 'templates', 'vms']
 
 /** Takes pages as QEMU would, and throws them away. */
-function sinkProcess(): QemuProcess {
+async function sink(): Promise<IncomingVm> {
   const qemu = {
     loaded: async () => {},
     explain: async (cause: unknown) => new QemuError('INCOMING_FAILED', 'the sink is gone', { cause }),
   }
-  const openIncoming = async () => {
-    const sink = new Writable({ write: (_chunk, _encoding, done) => done() })
-    return new IncomingStream(sink as unknown as Socket, qemu)
-  }
-  return { openIncoming } as unknown as QemuProcess
+  const socket = new Writable({ write: (_chunk, _encoding, done) => done() })
+  const stream = new IncomingStream(socket as unknown as Socket, qemu)
+  await stream.begin({
+    machineType: machine.machineType,
+    blocks: [{ name: RAM_BLOCK, usedBytes: machine.memoryBytes }],
+  })
+  return { process: {} as QemuProcess, stream, templateState: stateFile(machine.memoryBytes) }
 }
 
 /**
@@ -78,7 +87,7 @@ export class FuzzNode implements AsyncDisposable {
       inDoubt: () => vms.inDoubt(),
       reserveHerd: (places: Parameters<MovableVms['reserveHerd']>[0]) => vms.reserveHerd(places),
       reserve: async (request: Parameters<MovableVms['reserve']>[0]) =>
-        Object.assign(await vms.reserve(request), { launch: async () => sinkProcess() }),
+        Object.assign(await vms.reserve(request), { launch: sink }),
     })
     this.migrations = new MigrationService({
       db: node.db,

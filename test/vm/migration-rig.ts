@@ -27,6 +27,8 @@ export interface RigOptions {
   /** Wraps a node's VMs, to look at or hold back what a move does to them. */
   wrap?: (vms: MovableVms, name: 'a' | 'b') => MovableVms
   tamper?: Tamper
+  /** What node b keeps ready. */
+  preparedQemus?: number
 }
 
 /** Two benches with one template, and moves between them. */
@@ -52,7 +54,10 @@ export class MigrationRig implements AsyncDisposable {
   static async start(options: RigOptions = {}): Promise<MigrationRig> {
     const source = await Bench.create()
     const destination = await Bench.empty(source.binary)
-    const [a, b] = await Promise.all([source.start(), destination.start()])
+    const [a, b] = await Promise.all([
+      source.start(),
+      destination.start({ preparedQemus: options.preparedQemus ?? 0 }),
+    ])
     const rig = new MigrationRig([source, destination], a, b, options)
     await Promise.all([rig.a.migrations.start(), rig.b.migrations.start()])
     return rig

@@ -1,4 +1,5 @@
 /** QEMU as an unprivileged user: what it is locked into, what it may reach, and that nothing else has changed. */
+import { randomUUID } from 'node:crypto'
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,12 +7,14 @@ import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'v
 import type { DoctorReply } from '../../src/agent/api-schema.ts'
 import type { QemuUser } from '../../src/qemu/index.ts'
 import { mayUse } from '../../src/qemu/user.ts'
+import { loadArrival } from '../support/load-arrival.ts'
 import { testBinary } from '../support/qemu-guest.ts'
 import { expectCounting, inGuest as guestOf, move, runVm, showVm, TwoNodes } from '../support/two-nodes.ts'
 import { UNPRIVILEGED, unprivilegedUser } from '../support/unprivileged.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
 const TEST_TIMEOUT_MS = 90_000
+const PREPARED_WITHIN_MS = 20_000
 const DISK_BYTES = 16 * 1024 ** 2
 /** QEMU opens the RAM file of a clone for writing up to 8.1. */
 const LAST_THAT_WRITES = 8.1
@@ -144,6 +147,37 @@ test('a node that gets a user later: its VM runs on as it was, its templates ser
   expect(await modeOf(ram)).toBe(version <= LAST_THAT_WRITES ? '464' : '444')
   await end(node, 'old', 'new', 'newest')
   await node.stop()
+})
+
+test('one that is kept ready is locked in as any other, and becomes the one of a VM that arrives', async () => {
+  const bench = await Bench.create({ qemuUser: UNPRIVILEGED })
+  onTestFinished(() => bench[Symbol.asyncDispose]())
+  const node = await bench.start({ preparedQemus: 1 })
+  onTestFinished(() => node.stop())
+  await expect.poll(() => node.kinds(), { timeout: PREPARED_WITHIN_MS }).toEqual(['qemu-prepared'])
+  const [pid] = await bench.pids()
+  await expectLockedIn(pid!, bench.binary.user!)
+  const runDir = join(bench.runDir, (await node.runDirs())[0]!)
+  expect(await modeOf(runDir)).toBe('700')
+  for (const name of await readdir(runDir)) expect(await modeOf(join(runDir, name)), name).toBe('600')
+
+  const { id: templateId, manifest } = node.templates.get(node.templates.resolve('base').id)
+  const spec = {
+    id: randomUUID(),
+    name: 'a',
+    templateId,
+    generationId: randomUUID(),
+    nics: [],
+    hasDisk: false,
+  }
+  const arrival = await node.vms.reserve({
+    ...{ spec, source: 'peer', epoch: 1, machine: manifest.machine, migrationId: randomUUID() },
+    ...{ privatePages: 100, templateBytes: 0 },
+  })
+  const loaded = await loadArrival(arrival, signal())
+  expect(loaded.pid).toBe(pid)
+  expect(await loaded.generationId()).toBe(spec.generationId)
+  await arrival.discard()
 })
 
 test('moves between an agent whose QEMUs are root and one whose are not, there and back', async () => {

@@ -23,6 +23,13 @@ const READY_TIMEOUT_MS = 120_000
 /** The test guest doesn't listen to its power button: long enough to see that, short enough to wait for. */
 const POWER_DOWN_TIMEOUT_MS = 1500
 
+export interface NodeOptions {
+  memoryLimitBytes?: number | null
+  /** Opened by the caller, on a disk of its own; the bench's unless told. */
+  db?: Database
+  preparedQemus?: number
+}
+
 /** What an agent on one data directory consists of, without a network. */
 export class TestNode {
   readonly db: Database
@@ -31,7 +38,11 @@ export class TestNode {
   readonly events: VmEvent[] = []
   readonly #runDir: string
 
-  private constructor(bench: Bench, db: Database, memoryLimitBytes: number | null) {
+  private constructor(
+    bench: Bench,
+    db: Database,
+    { memoryLimitBytes = null, preparedQemus = 0 }: NodeOptions,
+  ) {
     this.db = db
     this.#runDir = bench.runDir
     const inUseBy = (id: string) => this.vms.namesUsing(id)
@@ -42,15 +53,16 @@ export class TestNode {
         dataDir: bench.dataDir,
         runDir: bench.runDir,
         memoryLimitBytes,
+        preparedQemus,
         powerDownTimeoutMs: POWER_DOWN_TIMEOUT_MS,
       },
     )
   }
 
-  static async start(bench: Bench, memoryLimitBytes: number | null, opened?: Database): Promise<TestNode> {
-    const db: Database = opened ?? new Level<string, unknown>(join(bench.dir, 'db'))
+  static async start(bench: Bench, options: NodeOptions): Promise<TestNode> {
+    const db: Database = options.db ?? new Level<string, unknown>(join(bench.dir, 'db'))
     await db.open()
-    const node = new TestNode(bench, db, memoryLimitBytes)
+    const node = new TestNode(bench, db, options)
     await node.templates.start()
     await node.vms.start()
     return node
@@ -158,9 +170,8 @@ export class Bench implements AsyncDisposable {
     return join(this.dir, 'run')
   }
 
-  /** @param options.db - opened by the caller, on a disk of its own; the bench's unless told */
-  start(options: { memoryLimitBytes?: number | null; db?: Database } = {}): Promise<TestNode> {
-    return TestNode.start(this, options.memoryLimitBytes ?? null, options.db)
+  start(options: NodeOptions = {}): Promise<TestNode> {
+    return TestNode.start(this, options)
   }
 
   /** Pids of the QEMUs that run in this bench. */

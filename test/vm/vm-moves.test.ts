@@ -4,6 +4,7 @@ import type { Accelerator, MachineSpec } from '../../src/domain/template.ts'
 import type { VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, ReserveRequest } from '../../src/vm/index.ts'
 import { doubtAbout } from '../support/doubt.ts'
+import { loadArrival } from '../support/load-arrival.ts'
 import { Bench, holdControl, type TestNode } from './vm-fixture.ts'
 
 const MIB = 1024 ** 2
@@ -74,12 +75,7 @@ function otherAccelerator(): Accelerator {
   return bench.binary.accelerator === 'tcg' ? 'kvm' : 'tcg'
 }
 
-/** Does what a move does with an arrival, except that the state comes from the template: it is of the same form. */
-async function load(arrival: ArrivingVm) {
-  const process = await arrival.launch({ signal: signal() })
-  await process.loadTemplateState(node.templates.files(arrival.spec.templateId).state)
-  return process
-}
+const load = (arrival: ArrivingVm) => loadArrival(arrival, signal())
 
 test('a VM that departs can not be commanded, and stays when nothing came of it', async () => {
   const record = await run('a')

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import type { VmRecord, VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, DepartingVm, ReserveRequest } from '../../src/vm/index.ts'
 import { doubtAbout } from '../support/doubt.ts'
+import { loadArrival } from '../support/load-arrival.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
 const TEST_TIMEOUT_MS = 90_000
@@ -57,10 +58,7 @@ function offer(spec: VmSpec, changes: Partial<ReserveRequest> = {}): ReserveRequ
   return { ...base, migrationId: RETURN_ID, ...changes }
 }
 
-async function load(arrival: ArrivingVm): Promise<void> {
-  const process = await arrival.launch({ signal: signal() })
-  await process.loadTemplateState(node.templates.files(arrival.spec.templateId).state)
-}
+const load = (arrival: ArrivingVm) => loadArrival(arrival, signal())
 
 /** The VM that came back is whole: its record, its QEMU, its run directory, now and for the next agent. */
 async function expectBack(spec: VmSpec): Promise<void> {
