@@ -1,3 +1,4 @@
+import { farLink } from './far-link.ts'
 import type { LinkRate } from './limit.ts'
 import { makeLink } from './network.ts'
 import type { Row } from './results.ts'
@@ -26,6 +27,9 @@ export const GBIT = 1e9
 
 /** 512 MiB, of which the template has some 290 MiB in use. */
 export const SMALL: SettingInit = { makeLink, memory: '512M', fillMib: 210 }
+
+/** The same, with what it takes to get from one to the other and back added. */
+export const FAR: SettingInit = { ...SMALL, makeLink: farLink(20) }
 
 export function linkName({ bitsPerSecond, roundTripMs }: LinkRate): string {
   const rate =

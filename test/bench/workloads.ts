@@ -39,6 +39,17 @@ export function busy(dataMib: number): Workload {
   }
 }
 
+/** New data that compresses as text does. */
+export function newWords(mib: number): Workload {
+  return {
+    async start(console) {
+      await console.run(`workload words ${mib} 1`, { timeoutMs: WORK_TIMEOUT_MS })
+      await sleep(SETTLE_MS)
+    },
+    check: dataIsThere,
+  }
+}
+
 /** @throws when what the guest has written isn't what it reads now */
 export async function dataIsThere(console: GuestConsole): Promise<void> {
   const answer = await console.run('workload check', { timeoutMs: WORK_TIMEOUT_MS })

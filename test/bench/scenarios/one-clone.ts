@@ -1,15 +1,17 @@
 import { join } from 'node:path'
-import { type Bench, type Case, GBIT, MBIT, SMALL } from '../case.ts'
+import { type Bench, type Case, FAR, GBIT, MBIT, SMALL } from '../case.ts'
 import { droverMove } from '../drover-move.ts'
 import { makeRow, type Row, type Run, type Target, target } from '../results.ts'
 import type { Setting } from '../setting.ts'
 import { type StockMode, stockMove } from '../stock.ts'
-import { formatMs } from '../table.ts'
-import { busy, IDLE, type Workload } from '../workloads.ts'
+import { formatMs, median } from '../table.ts'
+import { busy, IDLE, newWords, type Workload } from '../workloads.ts'
 
 /** Beyond what the link itself takes: starting QEMU, negotiating, handing over. */
 const OVERHEAD_MS = 150
 const NEW_DATA_MIB = 48
+const NEW_WORDS_MIB = 64
+const ROUND_TRIPS = 5
 
 interface OneCloneInit extends Pick<Case, 'scenario' | 'title' | 'bitsPerSecond'> {
   workload: Workload
@@ -47,6 +49,22 @@ function moveByStock({ template, pair, dir }: Setting, workload: Workload, mode:
   return stockMove(template, { dir: join(dir, 'stock'), link: pair.link, workload, mode })
 }
 
+/** 64 MiB of words, which drover may compress as well as zstd level 1 does all that the clone has of its own. */
+function words(bitsPerSecond: number): Case {
+  return oneClone({
+    scenario: 4,
+    title: `${NEW_WORDS_MIB} MiB new text-like data`,
+    bitsPerSecond,
+    workload: newWords(NEW_WORDS_MIB),
+    targets: ({ drover, runs }) => {
+      const zstdBytes = median(runs.map(({ unavoidable }) => unavoidable!.privateZstdBytes))
+      return [
+        target('on the wire, of zstd of private pages', drover.wireBytes, '≤', 1.05 * zstdBytes, 'bytes'),
+      ]
+    },
+  })
+}
+
 function timesFaster({ drover, stock }: Omit<Row, 'targets'>, bound: number): Target {
   return target('times faster than stock QEMU', stock!.totalMs / drover.totalMs, '≥', bound, '×')
 }
@@ -81,6 +99,8 @@ export const ONE_CLONE: readonly Case[] = [
       target('blackout', row.drover.blackoutMs, '≤', 40, 'ms'),
     ],
   }),
+  words(GBIT),
+  words(100 * MBIT),
   oneClone({
     scenario: 9,
     title: 'idle clone',
@@ -94,5 +114,26 @@ export const ONE_CLONE: readonly Case[] = [
     bitsPerSecond: null,
     workload: busy(NEW_DATA_MIB),
     targets: (row) => [timesFaster(row, 1)],
+  }),
+]
+
+/** The hand-over over a long way. */
+export const FAR_CLONE: readonly Case[] = [
+  oneClone({
+    scenario: 2,
+    title: 'idle clone',
+    setting: FAR,
+    bitsPerSecond: 100 * MBIT,
+    workload: IDLE,
+    targets: (row) => [
+      timesFaster(row, 100),
+      target(
+        `whole move, of ${ROUND_TRIPS} round trips + ${OVERHEAD_MS} ms`,
+        row.drover.totalMs,
+        '≤',
+        ROUND_TRIPS * row.link.roundTripMs + OVERHEAD_MS,
+        'ms',
+      ),
+    ],
   }),
 ]
