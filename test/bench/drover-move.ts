@@ -1,12 +1,16 @@
 import type { MigrateReply, VmShowReply } from '../../src/agent/api-schema.ts'
 import { AgentClient, apiPath } from '../../src/cli/client.ts'
-import type { MigrationProgress, MigrationReport } from '../../src/domain/migration.ts'
+import {
+  DEFAULT_PARALLEL_MOVES,
+  type MigrationProgress,
+  type MigrationReport,
+} from '../../src/domain/migration.ts'
 import type { AgentUnderTest } from '../support/drover.ts'
 import { GuestConsole } from '../support/guest-console.ts'
 import type { CloneMemory } from './clone-pages.ts'
 import { guestRamUse } from './guest-ram.ts'
 import { limitOf, unavoidable } from './limit.ts'
-import type { DroverDetails, MoveResult, Run } from './results.ts'
+import type { DroverDetails, Run } from './results.ts'
 import { type Pair, templateRam } from './setting.ts'
 import type { Workload } from './workloads.ts'
 
@@ -36,7 +40,7 @@ export async function moveWithDrover({ link }: Pair, request: MoveRequest): Prom
     to: to.name,
     maxBandwidthBytesPerSecond: null,
     maxBlackoutMs,
-    parallel: Math.min(names.length, 4),
+    parallel: DEFAULT_PARALLEL_MOVES,
   }
   const before = await link.wireBytes()
   const startedMs = performance.now()
@@ -96,30 +100,37 @@ export async function onConsole<T>(
   return await use(console)
 }
 
-/** Starts a clone, gets it to work, moves it with drover, checks it, and ends it. */
-export async function droverMove(
+export type DroverRun = Pick<Run, 'drover' | 'details' | 'unavoidable' | 'limit'>
+
+/** Moves a VM, and finds what that cost beside what it had to. */
+export async function moveClone(
   pair: Pair,
-  workload: Workload,
-): Promise<Pick<Run, 'drover' | 'details' | 'unavoidable' | 'limit'>> {
-  const { source, destination, link } = pair
-  const name = await startClone(source, pair.templateId, workload)
-  const needs = await unavoidable(await cloneMemory(source, name))
-  const move = await moveWithDrover(pair, { names: [name], from: source, to: destination })
+  { name, from, to }: Omit<MoveRequest, 'names'> & { name: string },
+): Promise<DroverRun> {
+  const needs = await unavoidable(await cloneMemory(from, name))
+  const move = await moveWithDrover(pair, { names: [name], from, to })
   const report = completed(move.reports[0]!)
-  await onConsole(destination, name, (console) => workload.check(console))
-  const arrived = await cloneMemory(destination, name)
+  const arrived = await cloneMemory(to, name)
   const { privateBytes } = await guestRamUse(arrived.pid, arrived.ramPath)
-  await endVm(destination, name)
-  const drover: MoveResult = {
-    totalMs: report.durationsMs.total,
-    blackoutMs: report.durationsMs.blackout,
-    wireBytes: move.wireBytes,
-    destinationBytes: privateBytes,
-  }
   return {
-    drover,
+    drover: {
+      totalMs: report.durationsMs.total,
+      blackoutMs: report.durationsMs.blackout,
+      wireBytes: move.wireBytes,
+      destinationBytes: privateBytes,
+    },
     details: [detailsOf(report)],
     unavoidable: needs,
-    limit: limitOf(needs.changedZstdBytes, link.rate),
+    limit: limitOf(needs.changedZstdBytes, pair.link.rate),
   }
+}
+
+/** Starts a clone, gets it to work, moves it with drover, checks it, and ends it. */
+export async function droverMove(pair: Pair, workload: Workload): Promise<DroverRun> {
+  const { source, destination } = pair
+  const name = await startClone(source, pair.templateId, workload)
+  const run = await moveClone(pair, { name, from: source, to: destination })
+  await onConsole(destination, name, (console) => workload.check(console))
+  await endVm(destination, name)
+  return run
 }

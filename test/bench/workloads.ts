@@ -13,6 +13,9 @@ const SETTLE_MS = 2_000
 /** The guest's own work under TCG: 1 GiB of new data takes minutes. */
 const WORK_TIMEOUT_MS = 600_000
 
+/** More than a guest can. */
+const MAX_REWRITE_MIB_PER_S = 1000
+
 /** Nothing but the guest's kernel and its shell. */
 export const IDLE: Workload = {
   start: () => sleep(SETTLE_MS),
@@ -35,6 +38,31 @@ export function busy(dataMib: number): Workload {
       await dataIsThere(console)
       if (Number(await console.run('workload counter read')) <= before)
         throw new Error('the counter stands still')
+    },
+  }
+}
+
+/** New data that doesn't compress, and then nothing. */
+export function newData(mib: number): Workload {
+  return {
+    async start(console) {
+      await console.run(`workload data ${mib} 1`, { timeoutMs: WORK_TIMEOUT_MS })
+      await sleep(SETTLE_MS)
+    },
+    check: dataIsThere,
+  }
+}
+
+/** Rewrites so much with new random data, again and again, as fast as the guest can: a few ten MiB/s under TCG. */
+export function rewriting(spanMib: number): Workload {
+  return {
+    async start(console) {
+      await console.run(`workload dirty ${MAX_REWRITE_MIB_PER_S} ${spanMib}`)
+      await sleep(SETTLE_MS)
+    },
+    async check(console) {
+      await console.run('workload dirty stop')
+      await dataIsThere(console)
     },
   }
 }
