@@ -38,5 +38,5 @@ export function linkName({ bitsPerSecond, roundTripMs }: LinkRate): string {
       : bitsPerSecond >= GBIT
         ? `${bitsPerSecond / GBIT} Gbit/s`
         : `${bitsPerSecond / MBIT} Mbit/s`
-  return roundTripMs === 0 ? rate : `${rate}, ${roundTripMs} ms round trip`
+  return roundTripMs === 0 ? rate : `${rate}, ${roundTripMs} ms`
 }

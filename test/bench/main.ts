@@ -6,15 +6,16 @@
  * Scenarios and their targets: scenarios/. Needs root, for network namespaces.
  */
 import { mkdir, writeFile } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import type { StatusReply } from '../../src/agent/api-schema.ts'
-import { type Bench, type Case, linkName } from './case.ts'
+import { type Case, linkName } from './case.ts'
 import { RUN_DIRECTORY, removeLeftovers, removeOwn } from './namespaces.ts'
 import { renderRows } from './render.ts'
 import { type BenchResults, describeMachine, type Row } from './results.ts'
 import { CASES } from './scenarios/index.ts'
 import { makeSetting, type Setting } from './setting.ts'
+import { multifdCompression } from './stock.ts'
 
 const USAGE = 'usage: npm run bench -- [--scenario 1,3] [--repeats N] [--json FILE]'
 
@@ -49,7 +50,6 @@ await mkdir(RUN_DIRECTORY, { recursive: true })
 // Agents, and what they start, keep their temporary files there too: one directory is all there is to remove.
 process.env.TMPDIR = RUN_DIRECTORY
 
-const bench: Bench = { repeats, multifdCompression: 'zstd', say: (text) => console.error(`   ${text}`) }
 const rows: Row[] = []
 const failures: string[] = []
 const found: { facts: Facts | null } = { facts: null }
@@ -83,17 +83,17 @@ async function runGroup(group: readonly Case[]): Promise<void> {
     await using setting = await makeSetting(group[next]!.setting)
     found.facts ??= await findFacts(setting)
     for (let isSound = true; isSound && next < group.length; next++)
-      isSound = await runCase(group[next]!, setting)
+      isSound = await runCase(group[next]!, setting, found.facts)
   }
 }
 
-async function runCase(one: Case, setting: Setting): Promise<boolean> {
+async function runCase(one: Case, setting: Setting, facts: Facts): Promise<boolean> {
   const { link } = setting.pair
   await link.limit(one.bitsPerSecond)
   const name = `${one.scenario}. ${one.title}, ${linkName(link.rate)}`
   console.error(name)
   try {
-    rows.push(await one.run(setting, bench))
+    rows.push(await one.run(setting, { repeats, multifdCompression: facts.multifdCompression, say }))
     return true
   } catch (error) {
     failures.push(`${name}: ${(error as Error).stack}`)
@@ -101,13 +101,22 @@ async function runCase(one: Case, setting: Setting): Promise<boolean> {
   }
 }
 
-async function findFacts({ pair }: Setting): Promise<Facts> {
+function say(text: string): void {
+  console.error(`   ${text}`)
+}
+
+async function findFacts({ pair, template, dir }: Setting): Promise<Facts> {
   const { qemu, version } = await pair.source.json<StatusReply>('status')
+  const compression = await multifdCompression(template, {
+    dir: join(dir, 'probe'),
+    qemu: pair.link.source.qemu,
+  })
+  if (compression !== 'zstd') say('this QEMU has no zstd for multifd: its second column is with zlib')
   return {
     drover: version,
     date: new Date().toISOString(),
     machine: describeMachine({ version: qemu.version!, accelerator: qemu.accelerator! }),
-    multifdCompression: bench.multifdCompression,
+    multifdCompression: compression,
   }
 }
 

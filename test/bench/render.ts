@@ -1,5 +1,5 @@
 import { linkName } from './case.ts'
-import type { BenchResults, MoveResult, Row, Target } from './results.ts'
+import type { BenchResults, MoveResult, Row, Target, Unit } from './results.ts'
 import { formatBytes, formatMs, textTable } from './table.ts'
 
 /** Two tables of text: what was measured, and which promises it keeps. */
@@ -8,7 +8,17 @@ export function renderRows({
   multifdCompression,
 }: Pick<BenchResults, 'rows' | 'multifdCompression'>): string {
   const measured = textTable(
-    ['', 'link', 'mover', 'whole move', 'blackout', 'on the wire', 'memory there', 'stock ÷ it'],
+    [
+      '',
+      'link',
+      'mover',
+      'whole move',
+      'blackout',
+      'on the wire',
+      'memory there',
+      'QEMU ÷ it',
+      'beyond limit',
+    ],
     rows.flatMap((row) => measuredLines(row, multifdCompression)),
   )
   const promised = textTable(
@@ -20,27 +30,28 @@ export function renderRows({
 }
 
 function measuredLines(row: Row, compression: string): string[][] {
-  const { drover, stock, stockMultifd, limit } = row
-  const line = (mover: string, result: MoveResult | null, cells: string[]) => {
-    if (result === null) return []
-    const times = stock === null ? '' : `${(stock.totalMs / result.totalMs).toFixed(1)} ×`
-    return [[nameOf(row), linkName(row.link), mover, ...cells, mover.startsWith('QEMU') ? '' : times]]
-  }
-  const all = (result: MoveResult | null) =>
-    result === null
-      ? []
-      : [
-          formatMs(result.totalMs),
-          formatMs(result.blackoutMs),
-          formatBytes(result.wireBytes),
-          formatBytes(result.destinationBytes),
-        ]
-  const limits = limit === null ? [] : [formatMs(limit.ms), '', formatBytes(limit.bytes), '']
+  const { drover, stock, stockMultifd, limit, distance } = row
+  const line = (mover: string, cells: string[]) => [nameOf(row), linkName(row.link), mover, ...cells]
+  const faster = ({ totalMs }: MoveResult) => (stock === null ? '' : times(stock.totalMs / totalMs))
+  const all = ({ totalMs, blackoutMs, wireBytes, destinationBytes }: MoveResult) => [
+    formatMs(totalMs),
+    formatMs(blackoutMs),
+    formatBytes(wireBytes),
+    formatBytes(destinationBytes),
+  ]
+  const beyond =
+    limit === null || distance === null
+      ? ''
+      : `${formatMs(distance.ms)}, ${times(drover.wireBytes / limit.bytes)} the bytes`
   return [
-    ...line('drover', drover, all(drover)),
-    ...(limit === null ? [] : [[nameOf(row), linkName(row.link), 'limit', ...limits, '']]),
-    ...line('QEMU', stock, all(stock)),
-    ...line(`QEMU, multifd ${compression}`, stockMultifd, all(stockMultifd)),
+    line('drover', [...all(drover), faster(drover), beyond]),
+    ...(limit === null
+      ? []
+      : [line('limit', [formatMs(limit.ms), '', formatBytes(limit.bytes), '', '', ''])]),
+    ...(stock === null ? [] : [line('QEMU', [...all(stock), '', ''])]),
+    ...(stockMultifd === null
+      ? []
+      : [line(`QEMU, multifd ${compression}`, [...all(stockMultifd), faster(stockMultifd), ''])]),
   ]
 }
 
@@ -49,10 +60,14 @@ function targetLine(row: Row, { what, measured, relation, bound, unit, met }: Ta
   return [nameOf(row), linkName(row.link), what, ...cells]
 }
 
-export function format(value: number, unit: Target['unit']): string {
+export function format(value: number, unit: Unit): string {
   if (unit === 'ms') return formatMs(value)
   if (unit === 'bytes') return formatBytes(Math.round(value))
-  return unit === '×' ? `${value.toFixed(value < 10 ? 2 : 0)} ×` : String(value)
+  return unit === '×' ? times(value) : String(value)
+}
+
+function times(value: number): string {
+  return `${value.toFixed(value < 10 ? 2 : 0)} ×`
 }
 
 function nameOf({ scenario, title }: Row): string {

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { cpus, release, totalmem } from 'node:os'
 import type { MigrationReport } from '../../src/domain/migration.ts'
 import type { Limit, LinkRate, Unavoidable } from './limit.ts'
+import type { MultifdCompression } from './stock.ts'
 import { median } from './table.ts'
 
 /** Of one move, or of all moves of a herd: the whole time, the longest blackout, sums of the rest. */
@@ -73,7 +74,7 @@ export interface BenchResults {
   date: string
   machine: Machine
   /** How stock QEMU compresses in its second column. */
-  multifdCompression: string
+  multifdCompression: MultifdCompression
   repeats: number
   rows: Row[]
 }

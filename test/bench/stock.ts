@@ -1,7 +1,7 @@
 import { mkdir, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MachineSpec } from '../../src/domain/template.ts'
-import { probeQemu, type QemuLaunch, QemuProcess, type QmpClient } from '../../src/qemu/index.ts'
+import { probeQemu, QemuError, type QemuLaunch, QemuProcess, type QmpClient } from '../../src/qemu/index.ts'
 import { GuestConsole } from '../support/guest-console.ts'
 import { guestRamUse } from './guest-ram.ts'
 import type { Link } from './network.ts'
@@ -83,6 +83,25 @@ export async function stockMove(
   await withConsole(destination, workload.check)
   const { privateBytes } = await guestRamUse(destination.pid, ownRam)
   return { totalMs: endedMs - startedMs, blackoutMs, wireBytes, destinationBytes: privateBytes }
+}
+
+/** zstd, unless this QEMU was built without it: then zlib, which each has. */
+export async function multifdCompression(
+  template: TemplateFiles,
+  at: { dir: string; qemu: string },
+): Promise<MultifdCompression> {
+  await using cleanup = new AsyncDisposableStack()
+  cleanup.defer(() => rm(at.dir, { recursive: true, force: true }))
+  await mkdir(at.dir, { recursive: true })
+  const qemu = await startQemu(template, { ...at, ram: template.ram })
+  cleanup.defer(() => qemu.quit())
+  try {
+    await setMode(qemu.qmp, { kind: 'multifd', compression: 'zstd' })
+    return 'zstd'
+  } catch (error) {
+    if (!(error instanceof QemuError) || error.code !== 'QMP_ERROR') throw error
+    return 'zlib'
+  }
 }
 
 async function startClone(template: TemplateFiles, at: { dir: string; qemu: string }): Promise<QemuProcess> {

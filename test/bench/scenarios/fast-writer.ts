@@ -12,7 +12,7 @@ const MAX_BLACKOUT_MS = 300
 
 const names = {
   scenario: 8,
-  title: `guest rewrites ${SPAN_MIB} MiB faster than the link`,
+  title: `writer faster than the link`,
   bitsPerSecond: 100 * MBIT,
 }
 

@@ -24,7 +24,7 @@ interface HerdRun extends Run {
   privateBytesBefore: number
 }
 
-const names = { scenario: 5, title: `${CLONES} idle clones as a herd`, bitsPerSecond: GBIT }
+const names = { scenario: 5, title: `${CLONES} idle clones, a herd`, bitsPerSecond: GBIT }
 
 export const HERD: Case = {
   ...names,

@@ -53,7 +53,7 @@ function moveByStock({ template, pair, dir }: Setting, workload: Workload, mode:
 function words(bitsPerSecond: number): Case {
   return oneClone({
     scenario: 4,
-    title: `${NEW_WORDS_MIB} MiB new text-like data`,
+    title: `${NEW_WORDS_MIB} MiB text-like`,
     bitsPerSecond,
     workload: newWords(NEW_WORDS_MIB),
     targets: ({ drover, runs }) => {
@@ -91,7 +91,7 @@ export const ONE_CLONE: readonly Case[] = [
   }),
   oneClone({
     scenario: 3,
-    title: `${NEW_DATA_MIB} MiB new random data, hot loop`,
+    title: `${NEW_DATA_MIB} MiB random, hot loop`,
     bitsPerSecond: GBIT,
     workload: busy(NEW_DATA_MIB),
     targets: (row) => [
@@ -110,7 +110,7 @@ export const ONE_CLONE: readonly Case[] = [
   }),
   oneClone({
     scenario: 9,
-    title: `${NEW_DATA_MIB} MiB new random data, hot loop`,
+    title: `${NEW_DATA_MIB} MiB random, hot loop`,
     bitsPerSecond: null,
     workload: busy(NEW_DATA_MIB),
     targets: (row) => [timesFaster(row, 1)],

@@ -17,25 +17,19 @@ interface Missing {
 }
 
 /** The destination has no template at all. */
-const NONE: Case = templateMissing(
-  'idle clone, destination without its template',
-  async ({ templateId }) => ({
-    wanted: templateId,
-    there: [],
-  }),
-)
+const NONE: Case = templateMissing('idle, no template there', async ({ templateId }) => ({
+  wanted: templateId,
+  there: [],
+}))
 
 /** The destination has one that was derived from the one that it lacks. */
-const CHILD: Case = templateMissing(
-  'idle clone, destination with a template derived from its own',
-  async (pair) => ({
-    wanted: pair.templateId,
-    there: [await derivedTemplate(pair)],
-  }),
-)
+const CHILD: Case = templateMissing('idle, derived template there', async (pair) => ({
+  wanted: pair.templateId,
+  there: [await derivedTemplate(pair)],
+}))
 
 /** The destination has the parent of the one that it lacks. */
-const PARENT: Case = templateMissing("idle clone, destination with its template's parent", async (pair) => ({
+const PARENT: Case = templateMissing('idle, parent template there', async (pair) => ({
   wanted: await derivedTemplate(pair),
   there: [pair.templateId],
 }))

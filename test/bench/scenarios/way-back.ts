@@ -15,7 +15,7 @@ const CHANGED_MIB = 4
 
 const names = {
   scenario: 7,
-  title: `back where ${DATA_MIB} MiB came from, ${CHANGED_MIB} MiB changed`,
+  title: `way back, ${CHANGED_MIB} MiB of ${DATA_MIB} changed`,
   bitsPerSecond: GBIT,
 }
 
