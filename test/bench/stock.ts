@@ -21,7 +21,7 @@ export interface TemplateFiles {
 export type StockMode = { kind: 'default' } | { kind: 'multifd'; compression: MultifdCompression }
 export type MultifdCompression = 'zstd' | 'zlib'
 
-/** Threads that compress, and connections: one for each core here, more gain nothing. */
+/** Connections, each with a thread that compresses: QEMU's default. */
 const MULTIFD_CHANNELS = 2
 const MOVE_TIMEOUT_MS = 600_000
 
@@ -31,9 +31,10 @@ const MOVE_TIMEOUT_MS = 600_000
  * those of drover's move beside it.
  *
  * QEMU's defaults, or multifd with compression; but its bandwidth limit
- * (128 MiB/s) is lifted: on a fast link that would be a handicap. The blackout is measured as drover's is:
- * from the guest's stop to its running at the destination, where it is started
- * as soon as QEMU says that it has everything.
+ * (128 MiB/s) is lifted: on a fast link that would be a handicap. The blackout
+ * is measured as drover's is: from the guest's stop to its running at the
+ * destination, where it is started as soon as QEMU says that it has everything.
+ * The destination's QEMU runs before the clock does.
  */
 export async function stockMove(
   template: TemplateFiles,
