@@ -63,7 +63,10 @@ try {
 } finally {
   await removeOwn()
 }
-if (found.facts !== null && rows.length > 0) await report({ ...found.facts, repeats, rows })
+if (found.facts !== null && rows.length > 0) {
+  // In the order of their numbers, which is not always that in which settings were made.
+  await report({ ...found.facts, repeats, rows: rows.toSorted((a, b) => a.scenario - b.scenario) })
+}
 for (const failure of failures) console.error(`\nFAILED: ${failure}`)
 process.exit(failures.length === 0 ? 0 : 1)
 
