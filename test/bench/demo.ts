@@ -6,10 +6,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { styleText } from 'node:util'
 import type { MigrationReport } from '../../src/domain/migration.ts'
 import { GuestConsole } from '../support/guest-console.ts'
+import { SMALL } from './case.ts'
 import { guestRamUse } from './guest-ram.ts'
 import { loopback } from './network.ts'
-import { makeSetting } from './setting.ts'
-import { type MoveResult, stockMove } from './stock.ts'
+import type { MoveResult } from './results.ts'
+import { makeSetting, templateRam } from './setting.ts'
+import { stockMove } from './stock.ts'
 import { formatBytes, formatMs, textTable } from './table.ts'
 
 const CLONES = ['web-1', 'web-2', 'web-3']
@@ -48,9 +50,10 @@ async function survived(console: GuestConsole): Promise<void> {
 }
 
 say('Two agents find each other; a guest boots on the first and becomes a template (some 15 s).')
-await using setting = await makeSetting(async ({ qemu }) => loopback(qemu))
+await using setting = await makeSetting({ ...SMALL, makeLink: loopback })
 const { pair, template, dir } = setting
 const { source, destination } = pair
+const destinationRam = templateRam(destination, pair.templateId)
 console.log((await source.run(['mesh', 'ls'])).stdout.trim())
 console.log((await source.run(['template', 'ls'])).stdout.trim())
 
@@ -77,7 +80,7 @@ const droverResults: MoveResult[] = []
 for (const [i, name] of CLONES.entries()) {
   const vm = await destination.json<VmShow>('vm', 'show', name)
   await withConsole(vm, survived)
-  const { privateBytes } = await guestRamUse(vm.pid, pair.destinationRam)
+  const { privateBytes } = await guestRamUse(vm.pid, destinationRam)
   const { durationsMs, bytes } = reports[i]!
   droverResults.push({
     totalMs: durationsMs.total,
@@ -96,8 +99,8 @@ for (const name of CLONES) {
   const result = await stockMove(template, {
     dir: `${dir}/stock`,
     link: pair.link,
-    workload: work,
-    check: survived,
+    workload: { start: work, check: survived },
+    mode: { kind: 'default' },
   })
   stockResults.push(result)
   console.log(`${name}: ${formatMs(result.totalMs)}, stopped for ${formatMs(result.blackoutMs)}`)
@@ -122,7 +125,7 @@ console.log(
 )
 const shared = await guestRamUse(
   (await destination.json<VmShow>('vm', 'show', CLONES[0]!)).pid,
-  pair.destinationRam,
+  destinationRam,
 )
 console.log(
   `\nWith drover the three share one template at the destination, ${formatBytes(shared.residentBytes - shared.privateBytes)} of it mapped ` +

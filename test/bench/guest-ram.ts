@@ -1,4 +1,6 @@
+import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
+import { promisify } from 'node:util'
 
 /** What of a guest's RAM file one process holds in memory (proc(5), /proc/pid/smaps). */
 export interface GuestRamUse {
@@ -25,4 +27,11 @@ export async function guestRamUse(pid: number, ramPath: string): Promise<GuestRa
     if (field[1] === 'Anonymous') use.privateBytes += bytes
   }
   return use
+}
+
+/** What of a file is in the page cache: once, however many processes map it (fincore(1)). */
+export async function residentBytes(path: string): Promise<number> {
+  const options = ['--bytes', '--noheadings', '--output', 'RES']
+  const { stdout } = await promisify(execFile)('fincore', [...options, path])
+  return Number(stdout)
 }

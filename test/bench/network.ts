@@ -1,14 +1,26 @@
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
 import { chmod, readFile, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import type { LinkRate } from './limit.ts'
+import { namespaceName, removeNamespace } from './namespaces.ts'
 
 const run = promisify(execFile)
 
+/** An IPv4 address and a TCP port. */
+export interface Door {
+  address: string
+  port: number
+}
+
 /** One end of the link under test. */
 export interface Host {
-  /** IPv4 address the other end reaches it at. */
-  address: string
+  /** Where its agent listens. */
+  agent: Door
+  /** Where the other end finds that; not always the same. */
+  door: Door
   /** Command that runs everything of this host, such as `ip netns exec NAME`; empty for the machine itself. */
   prefix: readonly string[]
   /** Path of a QEMU that runs on this host. */
@@ -19,25 +31,33 @@ export interface Host {
 export interface Link extends AsyncDisposable {
   source: Host
   destination: Host
+  /** As it is now. */
+  readonly rate: LinkRate
   /** Limits both directions; null: no limit. */
   limit(bitsPerSecond: number | null): Promise<void>
   /** Bytes that went over the link so far, both ways, headers included. */
   wireBytes(): Promise<number>
+  /** Where a QEMU of the destination listens, and where one of the source finds it. */
+  incoming(): Promise<{ listen: string; dial: string }>
 }
 
+export interface LinkInit {
+  /** For the wrappers that start QEMU in its namespace. */
+  dir: string
+  qemu: string
+}
+
+/** Every agent's port: each has an address of its own. */
+export const AGENT_PORT = 4710
+export const QEMU_PORT = 4900
 const DEVICE = 'veth0'
 
-/**
- * Two network namespaces with a veth pair between them, made and removed
- * here. Needs root.
- *
- * @param dir - for the wrappers that start QEMU in its namespace
- */
-export async function makeLink({ dir, qemu }: { dir: string; qemu: string }): Promise<Link> {
-  const a = { name: `drover-a-${process.pid}`, address: '10.99.0.1' }
-  const b = { name: `drover-b-${process.pid}`, address: '10.99.0.2' }
+/** Two network namespaces with a veth pair between them, made and removed here. Needs root. */
+export async function makeLink({ dir, qemu }: LinkInit): Promise<Link> {
+  const a = { name: namespaceName('a'), address: '10.99.0.1' }
+  const b = { name: namespaceName('b'), address: '10.99.0.2' }
   const remove = async () => {
-    for (const { name } of [a, b]) await run('ip', ['netns', 'del', name]).catch(() => {})
+    for (const { name } of [a, b]) await removeNamespace(name)
   }
   try {
     for (const { name } of [a, b]) await run('ip', ['netns', 'add', name])
@@ -48,17 +68,25 @@ export async function makeLink({ dir, qemu }: { dir: string; qemu: string }): Pr
       await run('ip', ['-n', name, 'link', 'set', 'lo', 'up'])
       await run('ip', ['-n', name, 'link', 'set', DEVICE, 'up'])
     }
+    const hosts = await Promise.all(
+      [a, b].map(({ name, address }) => {
+        const agent = { address, port: AGENT_PORT }
+        return makeHost({ prefix: ['ip', 'netns', 'exec', name], agent, door: agent }, { dir, qemu })
+      }),
+    )
+    const [source, destination] = hosts as [Host, Host]
+    const rate: LinkRate = { bitsPerSecond: null, roundTripMs: 0 }
+    const uri = `tcp:${b.address}:${QEMU_PORT}`
     return {
-      source: await makeHost(a, dir, qemu),
-      destination: await makeHost(b, dir, qemu),
+      source,
+      destination,
+      rate,
       limit: async (bitsPerSecond) => {
-        for (const { name } of [a, b]) await limitDevice(name, bitsPerSecond)
+        for (const { prefix } of hosts) await limitDevice(prefix, bitsPerSecond)
+        rate.bitsPerSecond = bitsPerSecond
       },
-      wireBytes: async () => {
-        const { stdout } = await run('ip', ['-n', a.name, '-s', '-j', 'link', 'show', DEVICE])
-        const [{ stats64 }] = JSON.parse(stdout)
-        return stats64.rx.bytes + stats64.tx.bytes
-      },
+      wireBytes: () => interfaceBytes(source.prefix),
+      incoming: async () => ({ listen: uri, dial: uri }),
       [Symbol.asyncDispose]: remove,
     }
   } catch (error) {
@@ -67,9 +95,18 @@ export async function makeLink({ dir, qemu }: { dir: string; qemu: string }): Pr
   }
 }
 
+/** What a host's interface has received and sent. */
+export async function interfaceBytes(prefix: readonly string[]): Promise<number> {
+  const [command, ...rest] = [...prefix, 'ip', '-s', '-j', 'link', 'show', DEVICE]
+  const { stdout } = await run(command!, rest)
+  const [{ stats64 }] = JSON.parse(stdout)
+  return stats64.rx.bytes + stats64.tx.bytes
+}
+
 /** Token bucket: `burst` of 1 ms at the rate, at least one segment offload's 64 KiB; a queue of 50 ms. */
-async function limitDevice(namespace: string, bitsPerSecond: number | null): Promise<void> {
-  const tc = (...args: string[]) => run('ip', ['netns', 'exec', namespace, 'tc', 'qdisc', ...args])
+async function limitDevice(prefix: readonly string[], bitsPerSecond: number | null): Promise<void> {
+  const [command, ...rest] = [...prefix, 'tc', 'qdisc']
+  const tc = (...args: string[]) => run(command!, [...rest, ...args])
   await tc('del', 'dev', DEVICE, 'root').catch(() => {})
   if (bitsPerSecond === null) return
   const burstBytes = Math.max(65_536, Math.round(bitsPerSecond / 8 / 1000))
@@ -77,21 +114,25 @@ async function limitDevice(namespace: string, bitsPerSecond: number | null): Pro
   await tc('add', 'dev', DEVICE, 'root', 'tbf', ...shaping)
 }
 
-async function makeHost(end: { name: string; address: string }, dir: string, qemu: string): Promise<Host> {
-  const prefix = ['ip', 'netns', 'exec', end.name]
+export async function makeHost(end: Omit<Host, 'qemu'>, { dir, qemu }: LinkInit): Promise<Host> {
   // drover's qemu room starts a binary by its path: this one enters the namespace first. `exec` keeps the pid.
-  const wrapper = join(dir, `qemu-${end.name}`)
-  await writeFile(wrapper, `#!/bin/sh\nexec ${prefix.join(' ')} ${qemu} "$@"\n`)
+  const wrapper = join(dir, `qemu-${end.agent.address}`)
+  await writeFile(wrapper, `#!/bin/sh\nexec ${end.prefix.join(' ')} ${qemu} "$@"\n`)
   await chmod(wrapper, 0o755)
-  return { address: end.address, prefix, qemu: wrapper }
+  return { ...end, qemu: wrapper }
 }
 
 /** Both hosts are this machine: no namespaces, no limit. Bytes are all of loopback's. */
-export function loopback(qemu: string): Link {
-  const host: Host = { address: '127.0.0.1', prefix: [], qemu }
+export async function loopback({ qemu }: Pick<LinkInit, 'qemu'>): Promise<Link> {
+  const host = async (): Promise<Host> => {
+    const agent = { address: '127.0.0.1', port: await freePort() }
+    return { agent, door: agent, prefix: [], qemu }
+  }
+  const [source, destination] = [await host(), await host()]
   return {
-    source: host,
-    destination: host,
+    source,
+    destination,
+    rate: { bitsPerSecond: null, roundTripMs: 0 },
     limit: async () => {},
     wireBytes: async () => {
       const line = (await readFile('/proc/net/dev', 'utf8'))
@@ -100,6 +141,19 @@ export function loopback(qemu: string): Link {
       // Loopback counts each byte as received and as sent: received alone is what went through.
       return Number(line!.trim().split(/[:\s]+/)[1])
     },
+    incoming: async () => {
+      const uri = `tcp:${source.agent.address}:${await freePort()}`
+      return { listen: uri, dial: uri }
+    },
     [Symbol.asyncDispose]: async () => {},
   }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0)
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
 }

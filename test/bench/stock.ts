@@ -1,12 +1,12 @@
-import { once } from 'node:events'
 import { mkdir, open, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { join } from 'node:path'
 import type { MachineSpec } from '../../src/domain/template.ts'
-import { probeQemu, type QemuLaunch, QemuProcess, type QmpClient } from '../../src/qemu/index.ts'
+import { probeQemu, QemuError, type QemuLaunch, QemuProcess, type QmpClient } from '../../src/qemu/index.ts'
 import { GuestConsole } from '../support/guest-console.ts'
 import { guestRamUse } from './guest-ram.ts'
 import type { Link } from './network.ts'
+import type { MoveResult } from './results.ts'
+import type { Workload } from './workloads.ts'
 
 /** A sealed template's files, as a clone of it needs them. */
 export interface TemplateFiles {
@@ -17,14 +17,12 @@ export interface TemplateFiles {
   initrd: string | null
 }
 
-export interface MoveResult {
-  totalMs: number
-  blackoutMs: number
-  wireBytes: number
-  /** What the VM costs the destination in guest memory, beside a template that is there anyway. */
-  destinationBytes: number
-}
+/** How QEMU sends: its defaults, or several connections whose pages are compressed. */
+export type StockMode = { kind: 'default' } | { kind: 'multifd'; compression: MultifdCompression }
+export type MultifdCompression = 'zstd' | 'zlib'
 
+/** Connections, each with a thread that compresses: QEMU's default. */
+const MULTIFD_CHANNELS = 2
 const MOVE_TIMEOUT_MS = 600_000
 
 /**
@@ -32,28 +30,29 @@ const MOVE_TIMEOUT_MS = 600_000
  * memory of its own. The clone, its template, the machine and the workload are
  * those of drover's move beside it.
  *
- * QEMU's defaults, except that its bandwidth limit (128 MiB/s) is lifted: on a
- * fast link that would be a handicap. The blackout is measured as drover's is:
- * from the guest's stop to its running at the destination, where it is started
- * as soon as QEMU says that it has everything.
+ * QEMU's defaults, or multifd with compression; but its bandwidth limit
+ * (128 MiB/s) is lifted: on a fast link that would be a handicap. The blackout
+ * is measured as drover's is: from the guest's stop to its running at the
+ * destination, where it is started as soon as QEMU says that it has everything.
+ * The destination's QEMU runs before the clock does.
  */
 export async function stockMove(
   template: TemplateFiles,
   options: {
     dir: string
     link: Link
-    workload: (console: GuestConsole) => Promise<void>
-    check: (console: GuestConsole) => Promise<void>
+    workload: Pick<Workload, 'start' | 'check'>
+    mode: StockMode
   },
 ): Promise<MoveResult> {
-  const { dir, link, workload, check } = options
+  const { dir, link, workload, mode } = options
   await mkdir(dir, { recursive: true })
   await using cleanup = new AsyncDisposableStack()
   cleanup.defer(() => rm(dir, { recursive: true, force: true }))
 
   const source = await startClone(template, { dir: join(dir, 's'), qemu: link.source.qemu })
   cleanup.defer(() => source.quit())
-  await withConsole(source, workload)
+  await withConsole(source, workload.start)
 
   const ownRam = join(dir, 'ram')
   await using file = await open(ownRam, 'w')
@@ -65,11 +64,10 @@ export async function stockMove(
   })
   cleanup.defer(() => destination.quit())
 
-  const address = `tcp:${link.destination.address}:${await freePort()}`
-  await anyQmp(destination.qmp).execute('migrate-set-capabilities', {
-    capabilities: [{ capability: 'events', state: true }],
-  })
-  await destination.qmp.execute('migrate-incoming', { uri: address })
+  await setMode(source.qmp, mode)
+  await setMode(destination.qmp, mode)
+  const { listen, dial } = await link.incoming()
+  await destination.qmp.execute('migrate-incoming', { uri: listen })
   const before = await link.wireBytes()
   const timeoutMs = MOVE_TIMEOUT_MS
   const stopped = source.qmp.waitForEvent('STOP', () => true, { timeoutMs }).then(() => performance.now())
@@ -77,16 +75,34 @@ export async function stockMove(
     timeoutMs,
   })
   const startedMs = performance.now()
-  await anyQmp(source.qmp).execute('migrate-set-parameters', { 'max-bandwidth': 0 })
-  await source.qmp.execute('migrate', { uri: address })
+  await source.qmp.execute('migrate', { uri: dial })
   await arrived
   await destination.resume()
   const endedMs = performance.now()
   const blackoutMs = endedMs - (await stopped)
   const wireBytes = (await link.wireBytes()) - before
-  await withConsole(destination, check)
+  await withConsole(destination, workload.check)
   const { privateBytes } = await guestRamUse(destination.pid, ownRam)
   return { totalMs: endedMs - startedMs, blackoutMs, wireBytes, destinationBytes: privateBytes }
+}
+
+/** zstd, unless this QEMU was built without it: then zlib, which each has. */
+export async function multifdCompression(
+  template: TemplateFiles,
+  at: { dir: string; qemu: string },
+): Promise<MultifdCompression> {
+  await using cleanup = new AsyncDisposableStack()
+  cleanup.defer(() => rm(at.dir, { recursive: true, force: true }))
+  await mkdir(at.dir, { recursive: true })
+  const qemu = await startQemu(template, { ...at, ram: template.ram })
+  cleanup.defer(() => qemu.quit())
+  try {
+    await setMode(qemu.qmp, { kind: 'multifd', compression: 'zstd' })
+    return 'zstd'
+  } catch (error) {
+    if (!(error instanceof QemuError) || error.code !== 'QMP_ERROR') throw error
+    return 'zlib'
+  }
 }
 
 async function startClone(template: TemplateFiles, at: { dir: string; qemu: string }): Promise<QemuProcess> {
@@ -125,11 +141,16 @@ interface AnyQmp {
 }
 const anyQmp = (qmp: QmpClient) => qmp as unknown as AnyQmp
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0)
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
+async function setMode(qmp: QmpClient, mode: StockMode): Promise<void> {
+  const any = anyQmp(qmp)
+  const capabilities = ['events', ...(mode.kind === 'multifd' ? ['multifd'] : [])]
+  await any.execute('migrate-set-capabilities', {
+    capabilities: capabilities.map((capability) => ({ capability, state: true })),
+  })
+  await any.execute('migrate-set-parameters', {
+    'max-bandwidth': 0,
+    ...(mode.kind === 'default'
+      ? {}
+      : { 'multifd-channels': MULTIFD_CHANNELS, 'multifd-compression': mode.compression }),
+  })
 }

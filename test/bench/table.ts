@@ -2,10 +2,11 @@
 export function textTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [header, ...rows]
   const widths = header.map((_, column) => Math.max(...all.map((row) => row[column]!.length)))
-  const isNumber = (cell: string) => /^[\d.,×]/.test(cell)
+  // What stands in the first column is a name, even if it begins with a number.
+  const isNumber = (cell: string, column: number) => column > 0 && /^[\d.,×]/.test(cell)
   const line = (row: readonly string[]) =>
     row
-      .map((cell, i) => (isNumber(cell) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
+      .map((cell, i) => (isNumber(cell, i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
       .join('  ')
       .trimEnd()
   return [line(header), widths.map((width) => '-'.repeat(width)).join('  '), ...rows.map(line)].join('\n')

@@ -1,13 +1,9 @@
 /** Several VMs moved by one command, as a user does it. */
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
 import type { EventReply, StatusReply } from '../../src/agent/api-schema.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
-import { guestRamUse } from '../bench/guest-ram.ts'
+import { guestRamUse, residentBytes } from '../bench/guest-ram.ts'
 import type { AgentUnderTest } from './drover.ts'
 import { showVm } from './two-nodes.ts'
-
-const run = promisify(execFile)
 
 /** What `migrate --json` printed of one VM that was not moved at all. */
 export interface NotMoved {
@@ -83,10 +79,4 @@ export async function guestMemory(
     privateBytes: uses.reduce((sum, use) => sum + use.privateBytes, 0),
     residentTemplateBytes: await residentBytes(ramPath),
   }
-}
-
-/** What of a file is in the page cache: once, however many processes map it (fincore(1)). */
-export async function residentBytes(path: string): Promise<number> {
-  const { stdout } = await run('fincore', ['--bytes', '--noheadings', '--output', 'RES', path])
-  return Number(stdout)
 }

@@ -27,11 +27,15 @@ export interface StarNetwork extends AsyncDisposable {
 }
 
 /**
+ * @param nameOf - the namespace of a host: one of its own, whatever else runs on this machine
  * @returns why there is none, where namespaces can't be made
  */
-export async function makeStar(spokes: number): Promise<StarNetwork | string> {
-  const hub = `drover-hub-${process.pid}`
-  const names = Array.from({ length: spokes }, (_, i) => `drover-spoke${i}-${process.pid}`)
+export async function makeStar(
+  spokes: number,
+  nameOf: (host: string) => string = (host) => `drover-${host}-${process.pid}`,
+): Promise<StarNetwork | string> {
+  const hub = nameOf('hub')
+  const names = Array.from({ length: spokes }, (_, i) => nameOf(`spoke${i}`))
   const remove = async () => {
     for (const name of [...names, hub]) await run('ip', ['netns', 'del', name]).catch(() => {})
   }

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { MigrationReport } from '../../src/domain/migration.ts'
+import { residentBytes } from '../bench/guest-ram.ts'
 import type { AgentUnderTest } from '../support/drover.ts'
 import {
   departedNames,
@@ -12,7 +13,6 @@ import {
   parseDocuments,
   pastEvents,
   reservedBytes,
-  residentBytes,
 } from '../support/herd.ts'
 import { inRounds, MoveUnderWay } from '../support/move-under-way.ts'
 import { qemuPids } from '../support/node-state.ts'

@@ -30,18 +30,29 @@ export interface GateState {
   held: boolean
   /** Before each piece of up to 64 KiB; 0: none. */
   delayMs: number
+  /** How long the link is: what goes in comes out so much later, and more may follow meanwhile. */
+  latencyMs: number
   /** null: as fast as it goes. */
   bytesPerSecond: number | null
   /** The next piece arrives with one byte changed. */
   flip: boolean
 }
 
-export const OPEN_GATE: GateState = { held: false, delayMs: 0, bytesPerSecond: null, flip: false }
+export const OPEN_GATE: GateState = {
+  held: false,
+  delayMs: 0,
+  latencyMs: 0,
+  bytesPerSecond: null,
+  flip: false,
+}
 
 /** `set` a gate, or `reset` all connections between two nodes. */
 export type RelayCommand =
   | { kind: 'set'; id: number; from: string; to: string; state: GateState }
   | { kind: 'reset'; id: number; from: string; to: string }
+
+/** On a long link so much is on its way at most: 1 Gbit/s. */
+const LINE_BYTES_PER_MS = 125_000
 
 class Gate {
   state: GateState = OPEN_GATE
@@ -68,6 +79,58 @@ class Gate {
     bytes[middle] = bytes[middle]! ^ 0x10
     return bytes
   }
+}
+
+/** What goes in at one end of a long link, as it comes out at the other. Without latency: one piece at a time. */
+async function* along(pieces: AsyncIterable<Buffer>, gate: Gate): AsyncGenerator<Buffer> {
+  const line: { piece: Buffer; dueMs: number }[] = []
+  const end: { error: unknown; isReached: boolean; isLeft: boolean } = {
+    error: null,
+    isReached: false,
+    isLeft: false,
+  }
+  let onWayBytes = 0
+  let changed = Promise.withResolvers<void>()
+  const change = () => {
+    changed.resolve()
+    changed = Promise.withResolvers<void>()
+  }
+  const fill = async () => {
+    for await (const piece of pieces) {
+      const { latencyMs } = gate.state
+      line.push({ piece, dueMs: performance.now() + latencyMs })
+      onWayBytes += piece.length
+      change()
+      while (onWayBytes > latencyMs * LINE_BYTES_PER_MS && !end.isLeft) await changed.promise
+      if (end.isLeft) return
+    }
+  }
+  const filled = fill()
+    .catch((error) => Object.assign(end, { error }))
+    .finally(() => {
+      end.isReached = true
+      change()
+    })
+  try {
+    while (line.length > 0 || !end.isReached) {
+      const next = line.shift()
+      if (next === undefined) {
+        await changed.promise
+        continue
+      }
+      // Timers count whole milliseconds, and end early rather than late.
+      const leftMs = Math.ceil(next.dueMs - performance.now())
+      if (leftMs > 0) await sleep(leftMs)
+      yield next.piece
+      onWayBytes -= next.piece.length
+      change()
+    }
+  } finally {
+    end.isLeft = true
+    change()
+  }
+  await filled
+  if (end.error !== null) throw end.error
 }
 
 class Relay {
@@ -113,8 +176,8 @@ class Relay {
     // `for await` learns of it too.
     from.on('error', () => {})
     try {
-      for await (const piece of from.iterator({ destroyOnReturn: false })) {
-        const isRoom = to.write(await gate.pass(piece as Buffer))
+      for await (const piece of along(from.iterator({ destroyOnReturn: false }), gate)) {
+        const isRoom = to.write(await gate.pass(piece))
         if (!isRoom) await Promise.race([once(to, 'drain'), once(to, 'close')])
         if (to.destroyed) throw new Error('nobody takes it any more')
       }
