@@ -31,7 +31,7 @@ export async function sendRound(
 ): Promise<RoundReport> {
   const { capture, pages, meter, pace, urgent, onSent } = components
   let startedMs = performance.now()
-  const report: RoundReport = { pages: 0, bytes: 0, ms: 0 }
+  const report: RoundReport = { pages: 0, bytes: 0, ms: 0, throttlePercent: 0 }
 
   async function* encode(batches: AsyncIterable<ClassifiedPage[]>): AsyncGenerator<Uint8Array> {
     for await (const batch of batches) {

@@ -337,6 +337,7 @@ export class MigrationService {
       round: rounds.length + 1,
       pagesSent: pages.sent,
       bytesSent: bytes.pages + bytes.template,
+      throttlePercent: meter.throttlePercent,
     }
   }
 }

@@ -1,0 +1,93 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Freeze } from './freeze.ts'
+
+/** Short beside what a guest's network connections wait, long beside the millisecond that timers may be late. */
+const PERIOD_MS = 100
+/** Sends SIGCONT to a process when its standard input ends: that is when the agent ended, however it did. */
+const GUARD_SCRIPT = 'cat > /dev/null; kill -CONT "$1"'
+
+/**
+ * Slows a guest down by freezing its process for a share of each period. Stock
+ * QEMU can do so only inside of its own migration. While a throttle is on, a
+ * small process of its own lets the guest go on should the agent be killed.
+ */
+export class Throttle implements AsyncDisposable {
+  readonly #freeze: Freeze
+  #percent = 0
+  #running: { guard: ChildProcess; end: AbortController; cycle: Promise<void> } | null = null
+
+  constructor(freeze: Freeze) {
+    this.#freeze = freeze
+  }
+
+  /** Share of the time that the guest stands still for now: 0 to 99. */
+  get percent(): number {
+    return this.#percent
+  }
+
+  /** @param percent - 1 to 99; from the next period on when one is under way */
+  async set(percent: number): Promise<void> {
+    this.#percent = percent
+    if (this.#running !== null) return
+    const guard = await startGuard(this.#freeze.pid)
+    const end = new AbortController()
+    // Without its guard a guest isn't frozen: better one that writes fast than one that may stand for ever.
+    guard.once('exit', () => end.abort())
+    this.#running = { guard, end, cycle: this.#cycle(end.signal) }
+  }
+
+  /** The guest runs at full speed when this resolves. */
+  async stop(): Promise<void> {
+    const running = this.#running
+    this.#running = null
+    this.#percent = 0
+    if (running === null) return
+    running.end.abort()
+    await running.cycle
+    await stopGuard(running.guard)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+
+  async #cycle(signal: AbortSignal): Promise<void> {
+    try {
+      while (!signal.aborted) {
+        const share = this.#percent / 100
+        const frozenMs = await this.#freezeFor(PERIOD_MS * share, signal)
+        // From what the freeze really took: a late timer is made good by a longer run.
+        await sleep((frozenMs * (1 - share)) / share, undefined, { signal })
+      }
+    } catch {
+      // Stopped, or the process is gone: it needs no throttle, and its end is noticed elsewhere.
+    }
+  }
+
+  async #freezeFor(ms: number, signal: AbortSignal): Promise<number> {
+    const startedMs = performance.now()
+    using _held = this.#freeze.hold()
+    await sleep(ms, undefined, { signal })
+    return performance.now() - startedMs
+  }
+}
+
+async function startGuard(pid: number): Promise<ChildProcess> {
+  // Its own group: what ends the agent's group must not end the guard before the agent.
+  const guard = spawn('sh', ['-c', GUARD_SCRIPT, 'sh', String(pid)], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    detached: true,
+  })
+  await once(guard, 'spawn')
+  return guard
+}
+
+/** Killed, not asked: its SIGCONT could end the freeze of a scan. */
+async function stopGuard(guard: ChildProcess): Promise<void> {
+  if (guard.exitCode !== null || guard.signalCode !== null) return
+  const exited = once(guard, 'exit')
+  process.kill(-guard.pid!, 'SIGKILL')
+  await exited
+}
