@@ -5,6 +5,8 @@ import type { Freeze } from './freeze.ts'
 
 /** Short beside what a guest's network connections wait, long beside the millisecond that timers may be late. */
 const PERIOD_MS = 100
+/** However long a late timer let the guest run: what waits for it shouldn't take it for dead. */
+const MAX_FROZEN_MS = 150
 /** Sends SIGCONT to a process when its standard input ends: that is when the agent ended, however it did. */
 const GUARD_SCRIPT = 'cat > /dev/null; kill -CONT "$1"'
 
@@ -55,11 +57,20 @@ export class Throttle implements AsyncDisposable {
 
   async #cycle(signal: AbortSignal): Promise<void> {
     try {
+      let ranMs = 0
       while (!signal.aborted) {
         const share = this.#percent / 100
-        const frozenMs = await this.#freezeFor(PERIOD_MS * share, signal)
-        // From what the freeze really took: a late timer is made good by a longer run.
-        await sleep((frozenMs * (1 - share)) / share, undefined, { signal })
+        // Each half from what the other really took: timers of a busy event loop are late.
+        const owedMs = (ranMs * share) / (1 - share)
+        const frozenMs = await this.#freezeFor(
+          Math.min(Math.max(owedMs, PERIOD_MS * share), MAX_FROZEN_MS),
+          signal,
+        )
+        const startedMs = performance.now()
+        await sleep((PERIOD_MS - PERIOD_MS * share) * Math.max(1, frozenMs / MAX_FROZEN_MS), undefined, {
+          signal,
+        })
+        ranMs = performance.now() - startedMs
       }
     } catch {
       // Stopped, or the process is gone: it needs no throttle, and its end is noticed elsewhere.
