@@ -19,9 +19,11 @@ export async function watchMigration(
 }
 
 /** Where a move is, in half a line. */
-export function describeProgress({ vm, phase, round, pagesSent, bytesSent }: MigrationProgress): string {
+export function describeProgress(progress: MigrationProgress): string {
+  const { vm, phase, round, pagesSent, bytesSent, throttlePercent } = progress
   const where = phase === 'rounds' ? `round ${round}` : phase
-  return `${vm}: ${where}, ${formatCount(pagesSent)} pages, ${formatBytes(bytesSent)}`
+  const slowed = throttlePercent > 0 ? `, guest slowed by ${throttlePercent} %` : ''
+  return `${vm}: ${where}, ${formatCount(pagesSent)} pages, ${formatBytes(bytesSent)}${slowed}`
 }
 
 /** Asks for a cancel. What came of it is in the report, so an answer of "too late" is only told. */

@@ -19,6 +19,8 @@ export interface RoundReport {
   pages: number
   bytes: number
   ms: number
+  /** Share of the round that the guest was kept from running, as it wrote faster than the link carries: 0 to 99. */
+  throttlePercent: number
 }
 
 /** Pages sent, by encoding, beside what the guest has. */
@@ -63,4 +65,6 @@ export interface MigrationProgress {
   round: number
   pagesSent: number
   bytesSent: number
+  /** As in the round's report, now. */
+  throttlePercent: number
 }

@@ -5,24 +5,58 @@ import { setTimeout as sleep } from 'node:timers/promises'
 const FREEZE_TIMEOUT_MS = 200
 
 /**
- * Runs `action` while no thread of a process runs. SIGSTOP rather than QMP
- * `stop`: the guest's clocks go on as if the host were busy, no disk is
- * flushed, and it takes microseconds. An agent that dies in between leaves the
- * process stopped; whoever adopts it sends SIGCONT first.
+ * Holds a process frozen while at least one holder wants it: a scan and the
+ * throttle may overlap. One for each process: another one's SIGCONT would end
+ * the hold. SIGSTOP rather than QMP `stop`: the guest's clocks go on as if the
+ * host were busy, no disk is flushed, and it takes microseconds.
  */
-export async function whileFrozen<T>(pid: number, action: () => Promise<T>): Promise<T> {
-  process.kill(pid, 'SIGSTOP')
-  try {
-    const deadlineMs = performance.now() + FREEZE_TIMEOUT_MS
-    while (!(await isStopped(pid))) {
-      if (performance.now() > deadlineMs)
-        throw new Error(`process ${pid} did not stop in ${FREEZE_TIMEOUT_MS} ms`)
-      await sleep(0)
-    }
-    return await action()
-  } finally {
-    process.kill(pid, 'SIGCONT')
+export class Freeze {
+  readonly pid: number
+  #holders = 0
+
+  constructor(pid: number) {
+    this.pid = pid
   }
+
+  /**
+   * Freezes the process until the result is disposed.
+   *
+   * @throws an error with code ESRCH when the process is gone
+   */
+  hold(): Disposable {
+    if (this.#holders === 0) process.kill(this.pid, 'SIGSTOP')
+    this.#holders++
+    const held = new DisposableStack()
+    held.defer(() => {
+      this.#holders--
+      if (this.#holders === 0) thaw(this.pid)
+    })
+    return held
+  }
+}
+
+function thaw(pid: number): void {
+  try {
+    process.kill(pid, 'SIGCONT')
+  } catch (error) {
+    // A process that is gone isn't frozen.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/**
+ * Runs `action` while no thread of a process runs. An agent that dies in
+ * between leaves the process stopped; whoever adopts it sends SIGCONT first.
+ */
+export async function whileFrozen<T>(freeze: Freeze, action: () => Promise<T>): Promise<T> {
+  using _held = freeze.hold()
+  const deadlineMs = performance.now() + FREEZE_TIMEOUT_MS
+  while (!(await isStopped(freeze.pid))) {
+    if (performance.now() > deadlineMs)
+      throw new Error(`process ${freeze.pid} did not stop in ${FREEZE_TIMEOUT_MS} ms`)
+    await sleep(0)
+  }
+  return await action()
 }
 
 /** Whether every thread is in state T: field 3 of /proc/PID/task/TID/stat, after the name in parentheses (proc(5)). */

@@ -4,6 +4,7 @@ import type { PageRun } from '../domain/bitmap.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { PageCounts } from '../domain/vm.ts'
 import { procError } from './errors.ts'
+import { Freeze } from './freeze.ts'
 import { findGuestMapping, type GuestMapping } from './mapping.ts'
 import { type PagemapScan, pagemapBuffer, scanPagemap } from './pagemap.ts'
 
@@ -15,6 +16,8 @@ export class GuestMemory implements AsyncDisposable {
   readonly pid: number
   /** Pages of guest RAM. */
   readonly pages: number
+  /** Whoever freezes this guest does it here. */
+  readonly freeze: Freeze
   readonly #mapping: GuestMapping
   readonly #mem: FileHandle
   readonly #pagemap: FileHandle
@@ -22,6 +25,7 @@ export class GuestMemory implements AsyncDisposable {
 
   private constructor(pid: number, mapping: GuestMapping, mem: FileHandle, pagemap: FileHandle) {
     this.pid = pid
+    this.freeze = new Freeze(pid)
     this.pages = mapping.lengthBytes / PAGE_BYTES
     this.#mapping = mapping
     this.#mem = mem

@@ -1,11 +1,13 @@
 /**
  * Guest memory from outside QEMU: where it is mapped, which pages are the
- * VM's own, which changed, and what they hold. Everything here reads; nothing
- * writes to a guest.
+ * VM's own, which changed, and what they hold. Everything here reads or
+ * freezes; nothing writes to a guest.
  */
 export type { DirtyTracker } from './dirty-tracker.ts'
 export { MEMORY_ERRORS, MemoryError } from './errors.ts'
+export { Freeze } from './freeze.ts'
 export { GuestMemory } from './guest-memory.ts'
 export { hashTracker } from './hash-tracker.ts'
 export { type PagemapScan, rehearseScan, type ScannedMemory } from './pagemap.ts'
 export { probeSoftDirty, softDirtyTracker } from './soft-dirty.ts'
+export { Throttle } from './throttle.ts'

@@ -2,6 +2,7 @@ import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { PageBitmap } from '../domain/bitmap.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { PageCounts } from '../domain/vm.ts'
+import type { Freeze } from './freeze.ts'
 import type { GuestMapping } from './mapping.ts'
 
 /**
@@ -29,6 +30,8 @@ export interface PagemapScan {
 /** A guest's memory as far as trackers look at it; the looking may be done elsewhere. */
 export interface ScannedMemory {
   readonly pid: number
+  /** Whoever freezes this guest does it here. */
+  readonly freeze: Freeze
   scan(): Promise<PagemapScan>
 }
 

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { open, readFile, writeFile } from 'node:fs/promises'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { DirtyTracker } from './dirty-tracker.ts'
-import { whileFrozen } from './freeze.ts'
+import { Freeze, whileFrozen } from './freeze.ts'
 import { pagemapBuffer, type ScannedMemory, scanPagemap } from './pagemap.ts'
 
 /** Clears the soft-dirty bit of every page of a process (proc(5), /proc/pid/clear_refs, value 4). */
@@ -23,7 +23,7 @@ export function softDirtyTracker(memory: ScannedMemory): DirtyTracker {
   return {
     kind: 'soft-dirty',
     async next() {
-      const scan = await whileFrozen(memory.pid, async () => {
+      const scan = await whileFrozen(memory.freeze, async () => {
         const seen = await memory.scan()
         await clearSoftDirty(memory.pid)
         return seen
@@ -45,7 +45,7 @@ export async function probeSoftDirty(): Promise<boolean> {
   const child = spawn('sleep', ['60'], { stdio: 'ignore' })
   await once(child, 'spawn')
   try {
-    return await whileFrozen(child.pid!, () => roundTrip(child.pid!))
+    return await whileFrozen(new Freeze(child.pid!), () => roundTrip(child.pid!))
   } catch {
     // No permission on /proc/PID/mem, no pagemap: for the caller the same as no support.
     return false

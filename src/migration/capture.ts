@@ -1,7 +1,7 @@
 import { MAX_BATCH_PAGES } from '../codec/index.ts'
 import { PageBitmap } from '../domain/bitmap.ts'
 import type { PageCounts } from '../domain/vm.ts'
-import type { DirtyTracker, ScannedMemory } from '../memory/index.ts'
+import { type DirtyTracker, Freeze, type ScannedMemory } from '../memory/index.ts'
 import type { CapturedBatch, CaptureInit, CaptureJob } from './threads/capture-job.ts'
 import type { Job, PageThreads } from './threads/page-threads.ts'
 import { makeSlots, type Slots } from './threads/slots.ts'
@@ -24,6 +24,8 @@ export interface LinkHints {
 
 /** The pages of a running guest, round by round; the work is done in a page thread (CaptureJob). */
 export class Capture implements AsyncDisposable {
+  /** Whoever freezes the guest does it here. */
+  readonly freeze: Freeze
   readonly #job: Job<CaptureJob>
   readonly #tracker: DirtyTracker
   readonly #memory: ScannedMemory
@@ -36,7 +38,8 @@ export class Capture implements AsyncDisposable {
   ) {
     this.#job = job
     this.#slots = init.slots
-    this.#memory = { pid: init.pid, scan: () => scan(job) }
+    this.freeze = new Freeze(init.pid)
+    this.#memory = { pid: init.pid, freeze: this.freeze, scan: () => scan(job) }
     this.#tracker = trackerFor(this.#memory)
   }
 

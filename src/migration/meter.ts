@@ -24,6 +24,8 @@ const REPORTED_AS = {
 export class MoveMeter {
   readonly report: MigrationReport
   readonly channels: Channel[] = []
+  /** Of the time the guest is kept from running now: 0 to 99. */
+  throttlePercent = 0
   #phase: MigrationPhase = 'negotiate'
   #running = false
   #startedMs = 0

@@ -1,54 +1,146 @@
 import type { RoundReport } from '../domain/migration.ts'
 
-/** Rounds after which the guest is stopped in any case: it writes as fast as the link carries. */
+/** Rounds after which the guest is stopped or given up in any case. */
 const MAX_ROUNDS = 30
-/** So few pages cost less in the blackout than another round trip would. */
-const FEW_PAGES = 64
+/** So little costs less in the blackout than another round would: about what a link takes in one go. */
+const FEW_BYTES = 64 * 1024
 /** What the pages of the last round may cost of the blackout without another try to have fewer. */
 const TARGET_LAST_ROUND_MS = 5
-/** A round that isn't smaller than this share of the one before it gained nothing. */
+/** A round that isn't smaller than this share of the one before it gains nothing. */
 const PROGRESS_SHARE = 0.75
+/** Pages that a guest may rewrite all the time: however short a round is, it finds them again. */
+const HOT_PAGES = 64
+/** Less than this says nothing about the link: it disappears in buffers. */
+const MIN_RATE_BYTES = 256 * 1024
+/** The guest runs at full speed for so long before it is stopped: QEMU takes 1 to 3 ms to stop it. */
+const UNTHROTTLED_MS = 3
 /** Stop, device state, load, Ready and Grant: measured 6 to 20 ms on loopback. */
 const SWITCHOVER_MS = 20
+/** Of the target, what a guest that is slowed down is stopped at: the rest is for what the prediction misses. */
+const AMPLE_SHARE = 0.7
+/** Tried for when nobody asked for another: what stock QEMU aims at (`downtime-limit`). */
+const TARGET_BLACKOUT_MS = 300
+/**
+ * Shares of the time that a guest may be frozen, in percent. Even steps of its
+ * speed at first; then halves of what is left, as the rate halves with them.
+ */
+export const THROTTLE_STEPS = [20, 40, 60, 80, 90, 95, 99] as const
 
-export type RoundDecision =
+/** A round as the decision sees it: `ms` is until the next could begin. */
+export interface RoundTaken extends RoundReport {
+  /** Of `ms`, what the pages were under way for: without the start of the destination's QEMU. */
+  linkMs: number
+}
+
+export interface Limits {
+  /** null: nobody asked; it tries for 300 ms and takes up to `hardBlackoutMs`. */
+  maxBlackoutMs: number | null
+  hardBlackoutMs: number
+  /** Round trip to the destination; the hand-over takes two. */
+  rttMs: number
+  /** What the user allows the link to carry; Infinity: no limit. */
+  maxBytesPerMs: number
+}
+
+/** What the next round, or the blackout in its place, would be. */
+export interface Prediction {
+  blackoutMs: number
+  /** What the guest changes, at its present throttle. */
+  writtenBytesPerMs: number
+  linkBytesPerMs: number
+}
+
+export type RoundDecision = { prediction: Prediction } & (
   | { kind: 'another-round' }
   /** Stop the guest and send the rest. */
-  | { kind: 'switch-over'; predictedBlackoutMs: number }
+  | { kind: 'switch-over' }
+  /** Slow the guest down to this, then another round. */
+  | { kind: 'throttle'; percent: number }
   /** The limit on the blackout can't be kept. */
-  | { kind: 'give-up'; predictedBlackoutMs: number }
+  | { kind: 'give-up'; allowedMs: number }
+)
 
 /**
- * What to do after a round, from what the rounds so far took. The guest is
- * assumed to go on writing as it did during the last round: what the last
- * round sent is what the next would.
+ * What to do after a round. Stop when the rest is small or another round would
+ * not make it smaller, and the predicted blackout is within its target; slow
+ * the guest down when rounds don't shrink and it isn't.
  *
- * @param maxBlackoutMs - the guest may stand still for so long
- * @param rttMs - round trip to the destination; the hand-over takes two
+ * @param rounds - at least one
  */
-export function decideAfterRound(
-  rounds: readonly RoundReport[],
-  { maxBlackoutMs, rttMs }: { maxBlackoutMs: number; rttMs: number },
-): RoundDecision {
-  const last = rounds.at(-1)
-  if (last === undefined) return { kind: 'another-round' }
-  // The first round's time holds the start of the destination's QEMU: it says nothing about the link.
-  const lastRoundMs = rounds.length === 1 ? 0 : last.ms
-  const predictedBlackoutMs = SWITCHOVER_MS + 2 * rttMs + lastRoundMs
-  const withinLimit = predictedBlackoutMs <= maxBlackoutMs
-  const few = last.pages <= FEW_PAGES || last.ms <= TARGET_LAST_ROUND_MS
-  if (few && withinLimit) return { kind: 'switch-over', predictedBlackoutMs }
-  if (rounds.length >= MAX_ROUNDS) {
-    return withinLimit
-      ? { kind: 'switch-over', predictedBlackoutMs }
-      : { kind: 'give-up', predictedBlackoutMs }
+export function decideAfterRound(rounds: readonly RoundTaken[], limits: Limits): RoundDecision {
+  const last = rounds.at(-1)!
+  const { nextPages, lastRoundBytes, lastRoundMs, ...prediction } = predict(rounds, limits)
+  const targetMs = limits.maxBlackoutMs ?? TARGET_BLACKOUT_MS
+  const within = prediction.blackoutMs <= targetMs
+  const small = lastRoundBytes <= FEW_BYTES || lastRoundMs <= TARGET_LAST_ROUND_MS
+  const shrinks = nextPages < last.pages * PROGRESS_SHARE || rounds.length === 1
+  // A guest that is slowed down waits no longer than it must.
+  const ample = last.throttlePercent > 0 && prediction.blackoutMs <= targetMs * AMPLE_SHARE
+  if (within && (small || ample || !shrinks)) return { kind: 'switch-over', prediction }
+  // A few pages that miss the target do so for the way to the destination: no throttle makes that shorter.
+  const hopeless = SWITCHOVER_MS + 2 * limits.rttMs > targetMs
+  if (rounds.length < MAX_ROUNDS && !(hopeless && small)) {
+    if (shrinks) return { kind: 'another-round', prediction }
+    const percent = nextStep(last.throttlePercent, prediction)
+    if (percent !== null) return { kind: 'throttle', percent, prediction }
+    // The pages of the first round at the last step were written at the one before.
+    if (rounds.at(-2)?.throttlePercent !== last.throttlePercent) return { kind: 'another-round', prediction }
   }
-  const [beforeLast, previous] = [rounds.at(-3), rounds.at(-2)]
-  const stalled =
-    beforeLast !== undefined &&
-    previous !== undefined &&
-    last.pages > previous.pages * PROGRESS_SHARE &&
-    previous.pages > beforeLast.pages * PROGRESS_SHARE
-  if (stalled && withinLimit) return { kind: 'switch-over', predictedBlackoutMs }
-  return { kind: 'another-round' }
+  const allowedMs = limits.maxBlackoutMs ?? limits.hardBlackoutMs
+  return prediction.blackoutMs <= allowedMs
+    ? { kind: 'switch-over', prediction }
+    : { kind: 'give-up', allowedMs, prediction }
+}
+
+/**
+ * The pages of a round were written during the one before it, at the throttle
+ * of that one. A guest that goes on so writes in proportion to the time that it runs.
+ */
+function predict(
+  rounds: readonly RoundTaken[],
+  { rttMs, maxBytesPerMs }: Limits,
+): Prediction & { nextPages: number; lastRoundBytes: number; lastRoundMs: number } {
+  const last = rounds.at(-1)!
+  const previous = rounds.at(-2)
+  const linkBytesPerMs = Math.min(linkRate(rounds), maxBytesPerMs)
+  // One round tells what is there, not how fast it came: no more than that is likely.
+  let [nextPages, pagesAtSpeed] = [last.pages, 0]
+  if (previous !== undefined) {
+    const pagesPerMs = last.pages / Math.max(previous.ms * speed(previous), 1)
+    nextPages = Math.max(pagesPerMs * last.ms * speed(last), Math.min(last.pages, HOT_PAGES))
+    pagesAtSpeed = pagesPerMs * UNTHROTTLED_MS
+  }
+  const lastRoundBytes = (nextPages + pagesAtSpeed) * bytesPerPage(last)
+  const lastRoundMs = lastRoundBytes / linkBytesPerMs
+  return {
+    nextPages,
+    lastRoundBytes,
+    lastRoundMs,
+    blackoutMs: SWITCHOVER_MS + 2 * rttMs + lastRoundMs,
+    writtenBytesPerMs: (nextPages * bytesPerPage(last)) / Math.max(last.ms, 1),
+    linkBytesPerMs,
+  }
+}
+
+/** The first step at which the rounds would shrink; the last one when none would, null when it is taken. */
+function nextStep(percent: number, { writtenBytesPerMs, linkBytesPerMs }: Prediction): number | null {
+  const steps = THROTTLE_STEPS.filter((step) => step > percent)
+  const unthrottled = writtenBytesPerMs / (1 - percent / 100)
+  const enough = (step: number) => unthrottled * (1 - step / 100) < linkBytesPerMs * PROGRESS_SHARE
+  return steps.find(enough) ?? steps.at(-1) ?? null
+}
+
+/** Of the last round that was large enough to tell; a small one only hints at least so much. */
+function linkRate(rounds: readonly RoundTaken[]): number {
+  const telling = rounds.findLast(({ bytes }) => bytes >= MIN_RATE_BYTES)
+  if (telling !== undefined) return telling.bytes / Math.max(telling.linkMs, 1)
+  return Math.max(...rounds.map(({ bytes, linkMs }) => bytes / Math.max(linkMs, 1)), Number.MIN_VALUE)
+}
+
+function bytesPerPage({ pages, bytes }: RoundReport): number {
+  return pages === 0 ? 0 : bytes / pages
+}
+
+function speed({ throttlePercent }: RoundReport): number {
+  return 1 - throttlePercent / 100
 }

@@ -23,16 +23,15 @@ export async function sendRound(
     meter: MoveMeter
     pace: Pace
     link: LinkRate
-    batchPages: number
     urgent: boolean
     onSent: () => void
   },
   round: number,
   signal: AbortSignal,
 ): Promise<RoundReport> {
-  const { capture, pages, meter, pace, link, batchPages, urgent, onSent } = components
+  const { capture, pages, meter, pace, link, urgent, onSent } = components
   let startedMs = performance.now()
-  const report: RoundReport = { pages: 0, bytes: 0, ms: 0 }
+  const report: RoundReport = { pages: 0, bytes: 0, ms: 0, throttlePercent: 0 }
 
   async function send(frames: AsyncIterable<CapturedFrame>): Promise<void> {
     for await (const { bytes, ...batch } of frames) {
@@ -43,8 +42,18 @@ export async function sendRound(
     }
   }
 
-  await pipe(() => capture.round(round, { batchPages, linkBytesPerMs: () => link.bytesPerMs }), send)
+  await pipe(
+    () =>
+      capture.round(round, { batchPages: pace.batchPages, linkBytesPerMs: () => linkBytesPerMs(link, pace) }),
+    send,
+  )
   await pages.send(pagesCodec.encode({ kind: 'roundEnd', round, pages: report.pages }), { signal })
   report.ms = performance.now() - startedMs
   return report
+}
+
+/** What pages may count on: what the link was found to carry, or its user allows. */
+function linkBytesPerMs(link: LinkRate, pace: Pace): number | null {
+  const allowed = Number.isFinite(pace.bytesPerMs) ? pace.bytesPerMs : null
+  return allowed === null ? link.bytesPerMs : Math.min(allowed, link.bytesPerMs ?? allowed)
 }

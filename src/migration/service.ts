@@ -346,6 +346,7 @@ export class MigrationService {
       round: rounds.length + 1,
       pagesSent: pages.sent,
       bytesSent: bytes.pages + bytes.template,
+      throttlePercent: meter.throttlePercent,
     }
   }
 }

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { MAX_BATCH_PAGES } from '../codec/index.ts'
 import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
+import { Throttle } from '../memory/index.ts'
 import { preflight } from '../qemu/index.ts'
 import { pagesHelloCodec } from '../wire/migration-messages.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
@@ -16,7 +16,7 @@ import { MoveMeter } from './meter.ts'
 import type { Pace } from './pace.ts'
 import type { DepartingVm, MovableVms, Signatures } from './ports.ts'
 import { DEFAULT_MAX_BLACKOUT_MS, TIMEOUTS_MS } from './protocol.ts'
-import { decideAfterRound } from './rounds.ts'
+import { decideAfterRound, type RoundTaken } from './rounds.ts'
 import { sendRound } from './send-round.ts'
 import { type SessionComponents, SourceSession } from './session.ts'
 import { switchOver } from './switch-over.ts'
@@ -191,7 +191,7 @@ export class SourceMove {
     return answer
   }
 
-  /** Rounds while the guest runs, until the rest is small enough. */
+  /** Rounds while the guest runs, until the rest is small enough. The guest runs at full speed afterwards. */
   async #copy(session: SourceSession, templateMissing: boolean, signal: AbortSignal): Promise<void> {
     const { control } = session
     if (templateMissing) {
@@ -201,28 +201,65 @@ export class SourceMove {
     }
     this.meter.enter('rounds')
     this.#components.onProgress(this.meter)
-    const { rounds } = this.meter.report
+    await using throttle = new Throttle(session.capture.freeze)
+    using _told = { [Symbol.dispose]: () => (this.meter.throttlePercent = 0) }
+    const taken: RoundTaken[] = []
     for (;;) {
       const round = await this.#sendRound(session, signal)
+      const { throttlePercent } = this.meter
       const sentMs = performance.now()
       // The destination's QEMU starts while the first round travels.
-      if (rounds.length === 0 && !templateMissing) await this.#prepared(control, signal)
+      if (taken.length === 0 && !templateMissing) await this.#prepared(control, signal)
+      const preparedMs = performance.now()
       await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
-      round.ms += performance.now() - sentMs
-      rounds.push(round)
+      const appliedMs = performance.now()
+      const linkMs = round.ms + appliedMs - preparedMs - session.rttMs
+      Object.assign(round, { ms: round.ms + appliedMs - sentMs, throttlePercent })
+      this.meter.report.rounds.push(round)
+      taken.push({ ...round, linkMs })
       this.#pass('round-applied')
       this.#components.onProgress(this.meter)
-      const maxBlackoutMs = this.#maxBlackoutMs
-      const decision = decideAfterRound(rounds, { maxBlackoutMs, rttMs: session.rttMs })
-      if (decision.kind === 'switch-over') return
-      if (decision.kind === 'give-up') {
-        const { predictedBlackoutMs } = decision
-        throw blackoutTooLong(
-          `the guest writes too fast: the blackout would be ${Math.round(predictedBlackoutMs)} ms`,
-          { predictedBlackoutMs, maxBlackoutMs },
-        )
-      }
+      if (!(await this.#afterRound(taken, { throttle, rttMs: session.rttMs }))) continue
+      // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead.
+      return await preflight(session.vm.process, { signal })
     }
+  }
+
+  /**
+   * Slows the guest down where that is needed.
+   *
+   * @returns whether it is time to switch over
+   * @throws MigrationError BLACKOUT_TOO_LONG
+   */
+  async #afterRound(
+    taken: readonly RoundTaken[],
+    { throttle, rttMs }: { throttle: Throttle; rttMs: number },
+  ): Promise<boolean> {
+    const decision = decideAfterRound(taken, {
+      maxBlackoutMs: this.#request.maxBlackoutMs,
+      hardBlackoutMs: DEFAULT_MAX_BLACKOUT_MS,
+      rttMs,
+      maxBytesPerMs: this.#components.pace.bytesPerMs,
+    })
+    if (decision.kind === 'throttle') {
+      await throttle.set(decision.percent)
+      this.meter.throttlePercent = decision.percent
+    }
+    if (decision.kind === 'give-up') {
+      const { allowedMs, prediction } = decision
+      const { blackoutMs: predictedBlackoutMs, writtenBytesPerMs, linkBytesPerMs } = prediction
+      throw blackoutTooLong(
+        `the guest writes too fast: the blackout would be ${Math.round(predictedBlackoutMs)} ms`,
+        {
+          maxBlackoutMs: allowedMs,
+          predictedBlackoutMs,
+          writtenBytesPerSecond: Math.round(writtenBytesPerMs * 1000),
+          linkBytesPerSecond: Math.round(linkBytesPerMs * 1000),
+          throttlePercent: throttle.percent,
+        },
+      )
+    }
+    return decision.kind === 'switch-over'
   }
 
   /** Waits for the destination's QEMU, and before it for the template where that is missing. */
@@ -249,14 +286,11 @@ export class SourceMove {
     const { meter } = this
     const urgent = meter.phase === 'blackout'
     const { pace } = this.#components
-    const batchPages = MAX_BATCH_PAGES
-    return sendRound({ capture, pages, meter, pace, link, batchPages, urgent, onSent }, round, signal)
+    return sendRound({ capture, pages, meter, pace, link, urgent, onSent }, round, signal)
   }
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
   async #switchOver(session: SourceSession, signal: AbortSignal): Promise<void> {
-    // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead.
-    await preflight(session.vm.process, { signal })
     this.meter.enter('blackout')
     this.#components.onProgress(this.meter)
     const startedMs = performance.now()
@@ -346,7 +380,7 @@ export class SourceMove {
 
 function blackoutTooLong(
   what: string,
-  details: { maxBlackoutMs: number; predictedBlackoutMs?: number },
+  details: { maxBlackoutMs: number } & Record<string, number>,
 ): MigrationError {
   return new MigrationError(
     'BLACKOUT_TOO_LONG',

@@ -77,8 +77,9 @@ test('what is signed is heard as it was said, from who said it', async () => {
   expect(await heard('b')).toEqual(taken)
   expect(await heard('c')).toEqual({ ...taken, signer: null })
   const changed = { ...signed, statement: Uint8Array.from(signed.statement) }
-  // The last byte is of the place's text.
-  changed.statement[changed.statement.length - 1]! ^= 1
+  // The last byte is of the place's text: another hexadecimal digit.
+  const [last] = changed.statement.slice(-1)
+  changed.statement[changed.statement.length - 1] = last === 0x30 ? 0x31 : 0x30
   const said = { peer: 'b', words: ['TAKEN'] as const }
   expect((await hear(names.of('a'), changed, said)).signer).toBeNull()
   await expect(hear(names.of('a'), signed, { peer: 'b', words: ['REFUSED'] })).rejects.toMatchObject({

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Pace } from '../../src/migration/pace.ts'
+import { batchPages, Pace } from '../../src/migration/pace.ts'
 
 const signal = new AbortController().signal
 const MIB = 1024 ** 2
@@ -76,3 +76,13 @@ test.each([{ what: 'for its turn' }, { what: 'for a blackout' }])(
     await expect(waiting).rejects.toMatchObject({ name: 'AbortError' })
   },
 )
+
+test.each([
+  [null, 256],
+  [125_000_000, 256],
+  [4_000_000, 48],
+  [1_250_000, 16],
+  [1_000, 16],
+])('under a limit of %s bytes per second a frame holds %i pages', (bytesPerSecond, pages) => {
+  expect(batchPages(bytesPerSecond)).toBe(pages)
+})

@@ -1,69 +1,127 @@
 import { expect, test } from 'vitest'
 import { DEFAULT_MAX_BLACKOUT_MS } from '../../src/migration/protocol.ts'
-import { decideAfterRound } from '../../src/migration/rounds.ts'
+import { decideAfterRound, type RoundTaken } from '../../src/migration/rounds.ts'
 
-const rounds = (...list: [pages: number, ms: number][]) =>
-  list.map(([pages, ms]) => ({ pages, ms, bytes: pages * 4096 }))
+const PAGE_BYTES = 4096
+/** Bytes per millisecond. */
+const GBIT = 125_000
+const MBIT = 125
+
+interface Writer {
+  /** Own pages when the move begins. */
+  pages: number
+  /** At full speed. */
+  writesPerMs: number
+  /** It never has more than so many different ones. */
+  spanPages: number
+}
+
+/** Plays a move of a guest that writes evenly: how it ends, and the blackout that came of it. */
+function play(
+  { pages, writesPerMs, spanPages }: Writer,
+  link: { bytesPerMs: number; rttMs: number },
+  maxBlackoutMs: number | null,
+) {
+  const limits = {
+    maxBlackoutMs,
+    hardBlackoutMs: DEFAULT_MAX_BLACKOUT_MS,
+    rttMs: link.rttMs,
+    maxBytesPerMs: Number.POSITIVE_INFINITY,
+  }
+  const rounds: RoundTaken[] = []
+  let throttlePercent = 0
+  let [left, startMs] = [pages, 100]
+  for (;;) {
+    const bytes = left * PAGE_BYTES
+    const linkMs = bytes / link.bytesPerMs
+    const ms = linkMs + link.rttMs + startMs
+    rounds.push({ pages: left, bytes, ms, linkMs, throttlePercent })
+    startMs = 0
+    left = Math.min(Math.ceil(writesPerMs * ms * (1 - throttlePercent / 100)), spanPages)
+    const decision = decideAfterRound(rounds, limits)
+    if (decision.kind === 'throttle') throttlePercent = decision.percent
+    if (decision.kind === 'switch-over' || decision.kind === 'give-up') {
+      const rest = Math.min(left + writesPerMs * 10, spanPages)
+      const blackoutMs = 20 + 2 * link.rttMs + (rest * PAGE_BYTES) / link.bytesPerMs
+      return { end: decision.kind, rounds: rounds.length, throttlePercent, blackoutMs }
+    }
+  }
+}
+
+const IDLE = { pages: 10, writesPerMs: 0.01, spanPages: 40 }
+const HOT = { pages: 12_288, writesPerMs: 1000, spanPages: 4 }
+const CALM = { pages: 12_288, writesPerMs: 1, spanPages: 12_288 }
+/** 40 MB/s over 256 MiB. */
+const FAST = { pages: 12_288, writesPerMs: 10, spanPages: 65_536 }
 
 test.each([
   [
-    'so few pages are stopped for after the first round',
-    rounds([40, 60]),
-    DEFAULT_MAX_BLACKOUT_MS,
-    'switch-over',
+    'an idle clone',
+    IDLE,
+    { bytesPerMs: GBIT, rttMs: 20 },
+    null,
+    { end: 'switch-over', rounds: 1, to: 0, within: 70 },
   ],
   [
-    'a large first round is followed by another',
-    rounds([11_520, 400]),
-    DEFAULT_MAX_BLACKOUT_MS,
-    'another-round',
+    'a hot loop',
+    HOT,
+    { bytesPerMs: GBIT, rttMs: 0.2 },
+    null,
+    { end: 'switch-over', rounds: 2, to: 0, within: 40 },
   ],
   [
-    'a round that shrinks goes on',
-    rounds([11_520, 400], [2_000, 70]),
-    DEFAULT_MAX_BLACKOUT_MS,
-    'another-round',
-  ],
-  ['few pages are enough', rounds([11_520, 400], [40, 2]), DEFAULT_MAX_BLACKOUT_MS, 'switch-over'],
-  [
-    'a fast round is enough, however many pages',
-    rounds([11_520, 400], [300, 4]),
-    DEFAULT_MAX_BLACKOUT_MS,
-    'switch-over',
+    'a calm writer',
+    CALM,
+    { bytesPerMs: GBIT, rttMs: 1 },
+    null,
+    { end: 'switch-over', rounds: 3, to: 0, within: 40 },
   ],
   [
-    'rounds that stall end without a limit',
-    rounds([9_000, 90], [8_000, 80], [7_900, 79]),
-    DEFAULT_MAX_BLACKOUT_MS,
-    'switch-over',
+    'one that converges',
+    FAST,
+    { bytesPerMs: GBIT, rttMs: 1 },
+    100,
+    { end: 'switch-over', rounds: 8, to: 0, within: 100 },
   ],
   [
-    'rounds that stall go on under a limit they miss',
-    rounds([9_000, 90], [8_000, 80], [7_900, 79]),
-    50,
-    'another-round',
+    'one too fast',
+    FAST,
+    { bytesPerMs: 100 * MBIT, rttMs: 1 },
+    300,
+    { end: 'switch-over', rounds: 16, to: 80, within: 300 },
   ],
   [
-    'rounds that stall end under a limit they keep',
-    rounds([9_000, 90], [8_000, 80], [7_900, 79]),
-    200,
-    'switch-over',
+    'one too fast, no limit',
+    FAST,
+    { bytesPerMs: 100 * MBIT, rttMs: 1 },
+    null,
+    { end: 'switch-over', rounds: 16, to: 80, within: 300 },
   ],
-  ['nothing was sent yet', [], DEFAULT_MAX_BLACKOUT_MS, 'another-round'],
-] as const)('%s', (_, list, maxBlackoutMs, decision) => {
-  expect(decideAfterRound(list, { maxBlackoutMs, rttMs: 1 }).kind).toBe(decision)
-})
-
-test('a guest that writes as fast as the link carries is given up at its limit, and stopped without one', () => {
-  const endless = rounds(...Array.from({ length: 30 }, () => [5_000, 100] as [number, number]))
-  const limited = decideAfterRound(endless, { maxBlackoutMs: 100, rttMs: 1 })
-  expect(limited).toEqual({ kind: 'give-up', predictedBlackoutMs: 122 })
-  expect(decideAfterRound(endless, { maxBlackoutMs: DEFAULT_MAX_BLACKOUT_MS, rttMs: 1 }).kind).toBe(
-    'switch-over',
-  )
-})
-
-test('a long way to the destination counts twice', () => {
-  const decision = decideAfterRound(rounds([10, 60], [10, 1]), { maxBlackoutMs: 100, rttMs: 50 })
-  expect(decision.kind).toBe('another-round')
+  [
+    'one far too fast',
+    FAST,
+    { bytesPerMs: 10 * MBIT, rttMs: 1 },
+    300,
+    { end: 'give-up', rounds: 30, to: 99, within: 1e9 },
+  ],
+  [
+    'one far too fast, no limit',
+    FAST,
+    { bytesPerMs: 10 * MBIT, rttMs: 1 },
+    null,
+    { end: 'switch-over', rounds: 30, to: 99, within: 30_000 },
+  ],
+  [
+    'a way too long for the limit',
+    IDLE,
+    { bytesPerMs: GBIT, rttMs: 50 },
+    100,
+    { end: 'give-up', rounds: 1, to: 0, within: 1e9 },
+  ],
+] as const)('%s', (_, writer, link, maxBlackoutMs, { end, rounds, to, within }) => {
+  const played = play(writer, link, maxBlackoutMs)
+  expect(played.end).toBe(end)
+  expect(played.rounds).toBeLessThanOrEqual(rounds)
+  expect(played.throttlePercent).toBeLessThanOrEqual(to)
+  expect(played.blackoutMs).toBeLessThanOrEqual(within)
 })

@@ -59,6 +59,7 @@ export const moveProgress: z.ZodType<MigrationProgress> = z.object({
   round: count,
   pagesSent: count,
   bytesSent: count,
+  throttlePercent: count,
 })
 
 const report = z.object({
@@ -82,7 +83,7 @@ const report = z.object({
     reference: count,
     template: count,
   }),
-  rounds: z.array(z.object({ pages: count, bytes: count, ms: count })).max(1024),
+  rounds: z.array(z.object({ pages: count, bytes: count, ms: count, throttlePercent: count })).max(1024),
   destination: z.object({ private: count, shared: count }).nullable(),
   digest: z.literal('verified').nullable(),
   error: error.nullable(),

@@ -49,10 +49,14 @@ export function registerMigrate(program: Command, action: Action): void {
     )
     .option(
       '--max-bandwidth <rate>',
-      'at most so much on the link, all moves together: 100Mbit, 12MB/s',
+      'at most so much on the link, within 5 %, all moves together: 100Mbit, 12MB/s',
       rate,
     )
-    .option('--max-blackout <ms>', 'cancel a move rather than keep its guest stopped for longer', positive)
+    .option(
+      '--max-blackout <ms>',
+      'slow the guest down, or end its move, rather than keep it stopped for longer',
+      positive,
+    )
     .option('--detach', 'print the ids of the moves and return; see `drover migration watch`')
     .action(
       action(async (session, options: MigrateOptions, names: string[]) => {
