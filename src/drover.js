@@ -17,8 +17,9 @@ async function cacheCompiledCode() {
  * An agent has few objects and many buffers, of pages and what becomes of them. What it keeps of freed ones decides its
  * size: with these it has 230 MiB after moves of 48 MiB instead of 430. Young objects don't spread over 48 MiB (V8),
  * and freed buffers go back to the machine: one arena for all threads, mappings of their own from 64 KiB on (mallopt(3)).
+ * When garbage is collected, src/migration/garbage.ts says.
  */
-const AGENT_NODE_FLAG = '--max-semi-space-size=4'
+const AGENT_NODE_FLAGS = ['--max-semi-space-size=4', '--expose-gc']
 const AGENT_MALLOC = {
   MALLOC_ARENA_MAX: '1',
   MALLOC_MMAP_THRESHOLD_: '65536',
@@ -27,11 +28,11 @@ const AGENT_MALLOC = {
 
 /** Both are read once, when a process starts: it starts anew, in its place, and forgets them for those that it starts. */
 function tuneAgent() {
-  if (process.execArgv.includes(AGENT_NODE_FLAG)) {
+  if (AGENT_NODE_FLAGS.every((flag) => process.execArgv.includes(flag))) {
     for (const name of Object.keys(AGENT_MALLOC)) delete process.env[name]
     return
   }
-  const args = [process.execPath, AGENT_NODE_FLAG, ...process.execArgv, ...process.argv.slice(1)]
+  const args = [process.execPath, ...AGENT_NODE_FLAGS, ...process.execArgv, ...process.argv.slice(1)]
   process.execve(process.execPath, args, { ...process.env, ...AGENT_MALLOC })
 }
 

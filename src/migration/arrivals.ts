@@ -24,6 +24,8 @@ const MAX_HELLO_BYTES = 128
 
 export interface ArrivalsComponents extends DestinationComponents {
   policy: Policy
+  /** A move to here has ended, one way or the other. */
+  onEnded: () => void
 }
 
 /** The moves to this node: keeps places for herds, takes offers, brings the streams of one move together, answers for Grants. */
@@ -39,6 +41,10 @@ export class Arrivals {
     const isMoving = (peer: PeerIdText) =>
       [...this.#moves.values()].some(({ source, isOver }) => source === peer && !isOver)
     this.#herds = new KeptHerds({ ...components, isMoving })
+  }
+
+  get isMoving(): boolean {
+    return this.#running.size > 0
   }
 
   handlers(): { protocol: string; handler: ChannelHandler }[] {
@@ -78,6 +84,7 @@ export class Arrivals {
       await running
     } finally {
       this.#running.delete(running)
+      this.#components.onEnded()
       // What the disk says of an undecided one, the next start finds out: nobody is answered from what it says now.
       if (move.isOver) this.#moves.delete(offer.migrationId)
     }

@@ -92,6 +92,11 @@ export class Capture implements AsyncDisposable {
     return this.#job.call('digest', [])
   }
 
+  /** Device state as Finish carries it. */
+  compressState(deviceState: Uint8Array): Promise<Uint8Array> {
+    return this.#job.call('compressState', [deviceState])
+  }
+
   /** See CaptureJob.summary(). */
   summary(pageHashesPath: string): Promise<{ private: number; omitted: number; stockPages: number }> {
     return this.#job.call('summary', [pageHashesPath])

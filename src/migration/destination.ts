@@ -1,13 +1,18 @@
 import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { decompressDeviceState } from '../codec/index.ts'
 import { DroverError } from '../domain/errors.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
 import { GuestMemory } from '../memory/index.ts'
-import { advanceKvmclock, type IncomingStream, type QemuBinary, type QemuProcess } from '../qemu/index.ts'
+import {
+  advanceKvmclock,
+  deviceSections,
+  type IncomingStream,
+  type QemuBinary,
+  type QemuProcess,
+} from '../qemu/index.ts'
 import { fetchTemplate, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
@@ -16,6 +21,7 @@ import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
 import { refuseFor } from './farewell.ts'
+import { RoundGarbage } from './garbage.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
@@ -51,7 +57,6 @@ interface Session {
   stream: IncomingStream
   job: Job<ArrivalJob>
   slots: Slots
-  dictionary: Buffer
 }
 
 /** How often the source hears of a template fetch: well below its patience. */
@@ -227,11 +232,12 @@ export class DestinationMove implements PendingGrant {
     const { ram: ramPath } = templates.files(this.offer.vm.templateId)
     const { memoryBytes } = templates.get(this.offer.vm.templateId).manifest.machine
     const slots = arrivalSlots()
-    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots }
-    const job = cleanup.use(await threads.open('arrival', init))
     const { process, stream, templateState } = await arriving.launch({ signal })
     cleanup.defer(() => stream.abort())
-    return { arriving, process, stream, job, slots, dictionary: templateState }
+    const dictionary = deviceSections(templateState)
+    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary }
+    const job = cleanup.use(await threads.open('arrival', init))
+    return { arriving, process, stream, job, slots }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */
@@ -245,12 +251,14 @@ export class DestinationMove implements PendingGrant {
       AbortSignal.any([signal, AbortSignal.timeout(TIMEOUTS_MS.prepare)]),
     )
     const applied = new EventEmitter()
+    const garbage = new RoundGarbage()
     let appliedRounds = 0
     const receiving = receivePages(
-      { pages, job, slots, stream },
+      { pages, job, slots, stream, garbage },
       async (round, lost) => {
         // Before the source hears that all is well: it grew meanwhile, or others did.
         arriving.requireRoom()
+        garbage.roundEnded()
         appliedRounds = round
         applied.emit('round')
         await this.#control.send({ kind: 'roundApplied', round, lost }, signal)
@@ -286,17 +294,12 @@ export class DestinationMove implements PendingGrant {
    *
    * @returns the digest of its pages, as computed here
    */
-  async #load(
-    { stream, job, dictionary }: Session,
-    finish: Finish,
-    signal: AbortSignal,
-  ): Promise<Uint8Array> {
+  async #load({ stream, job }: Session, finish: Finish, signal: AbortSignal): Promise<Uint8Array> {
     const finishedMs = performance.now()
-    const digest = await job.call('digest', [])
+    const { digest, deviceState } = await job.call('finish', [finish.deviceState, finish.deviceStateBytes])
     if (!Buffer.from(finish.digest).equals(digest)) {
       throw new MigrationError('DIGEST_MISMATCH', 'the pages that arrived are not the pages that were sent')
     }
-    const deviceState = decompressDeviceState(finish.deviceState, dictionary, finish.deviceStateBytes)
     const elapsedNs = BigInt(finish.pausedNs + Math.round((performance.now() - finishedMs) * 1e6))
     await stream.finish(advanceKvmclock(deviceState, elapsedNs))
     await stream.loaded({ timeoutMs: TIMEOUTS_MS.ready, signal })

@@ -5,6 +5,7 @@ import type { IncomingStream } from '../qemu/index.ts'
 import type { Channel } from '../wire/channel.ts'
 import { type PagesFrame, pagesCodec } from '../wire/migration-messages.ts'
 import { MigrationError } from './errors.ts'
+import type { RoundGarbage } from './garbage.ts'
 import { pageGroups } from './page-groups.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import type { AppliedBatch, ArrivalJob, GroupInSlot } from './threads/arrival-job.ts'
@@ -31,11 +32,17 @@ export function arrivalSlots(): Slots {
  * @throws CodecError, WireError, MigrationError PROTOCOL_VIOLATION
  */
 export async function receivePages(
-  components: { pages: Channel; job: Job<ArrivalJob>; slots: Slots; stream: IncomingStream },
+  components: {
+    pages: Channel
+    job: Job<ArrivalJob>
+    slots: Slots
+    stream: IncomingStream
+    garbage: RoundGarbage
+  },
   onRound: (round: number, lost: Uint8Array) => Promise<void>,
   signal: AbortSignal,
 ): Promise<void> {
-  const { pages, job, slots, stream } = components
+  const { pages, job, slots, stream, garbage } = components
   const free = new FreeSlots(slots)
 
   async function* receive(): AsyncGenerator<{ frame: PagesFrame; slot: number }> {
@@ -43,6 +50,7 @@ export async function receivePages(
       const slot = await free.take()
       const bytes = await receiveInTime(pages, new Uint8Array(slots[slot]!), signal)
       if (bytes === null) return
+      garbage.passed(bytes.length)
       yield { frame: pagesCodec.decode(bytes), slot }
     }
   }

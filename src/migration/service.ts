@@ -17,6 +17,7 @@ import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { Arrivals } from './arrivals.ts'
 import { Doubts } from './doubts.ts'
 import { inDoubt, MigrationError } from './errors.ts'
+import { MoveGarbage } from './garbage.ts'
 import type { SourceHandover } from './handover.ts'
 import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
@@ -90,6 +91,7 @@ export class MigrationService {
   readonly #ending = new Map<MigrationId, Promise<MigrationReport>>()
   readonly #lanes = new MoveLanes()
   readonly #threads = new PageThreads()
+  readonly #garbage = new MoveGarbage(() => this.#departures.size > 0 || this.#arrivals.isMoving)
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
   readonly #doubtReportMs: number
@@ -106,6 +108,7 @@ export class MigrationService {
     this.#arrivals = new Arrivals({
       ...components,
       threads: this.#threads,
+      onEnded: () => this.#garbage.moveEnded(),
       journal: new MigrationJournal(components.db),
     })
     this.#doubts = new Doubts({
@@ -260,6 +263,7 @@ export class MigrationService {
     await begun
     await this.#reports.save(report)
     this.#departures.delete(migrationId)
+    this.#garbage.moveEnded()
     this.#progress.emit(migrationId, null)
     this.#components.onEvent({ kind: 'migration-ended', migrationId, vm, to, outcome })
     return report

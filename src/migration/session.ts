@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import type { PeerIdText } from '../domain/vm.ts'
 import type { DirtyTracker, ScannedMemory } from '../memory/index.ts'
-import { preflight } from '../qemu/index.ts'
+import { deviceSections, preflight } from '../qemu/index.ts'
 import { readTemplateState, type TemplateStore } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import { Capture } from './capture.ts'
@@ -33,15 +33,13 @@ export class SourceSession implements AsyncDisposable {
   /** Of the page hashes. */
   readonly hashSeed: number
   readonly link = new LinkRate()
-  /** The template's state file, which both sides have. */
-  readonly dictionary: Buffer
   /** From Offer to Accept, as soon as it is known. */
   rttMs = 0
   readonly #cleanup: AsyncDisposableStack
 
   private constructor(
     vm: DepartingVm,
-    opened: { control: Channel; pages: Channel; dictionary: Buffer },
+    opened: { control: Channel; pages: Channel },
     parts: { capture: Capture; hashSeed: number },
     cleanup: AsyncDisposableStack,
   ) {
@@ -49,7 +47,6 @@ export class SourceSession implements AsyncDisposable {
     this.controlChannel = opened.control
     this.control = new ControlChannel(opened.control)
     this.pages = opened.pages
-    this.dictionary = opened.dictionary
     this.capture = parts.capture
     this.hashSeed = parts.hashSeed
     this.#cleanup = cleanup
@@ -64,25 +61,28 @@ export class SourceSession implements AsyncDisposable {
   ): Promise<SourceSession> {
     const { open, templates } = components
     await using cleanup = new AsyncDisposableStack()
-    const channel = async (protocol: string) => {
-      const opened = await openInTime(open, { to, protocol, signal })
-      // Does nothing after a clean close; after a failure it frees the stream.
-      const abort = () => opened.abort(new Error('the move ended'))
+    const held = async <T>(opening: Promise<T>, release: (opened: T) => void | Promise<void>): Promise<T> => {
+      const opened = await opening
       // One of the others may have failed meanwhile, and the stack be gone.
-      if (cleanup.disposed) abort()
-      else cleanup.defer(abort)
+      if (cleanup.disposed) await release(opened)
+      else cleanup.defer(() => release(opened))
       return opened
     }
+    const channel = (protocol: string): Promise<Channel> =>
+      // Aborting does nothing after a clean close; after a failure it frees the stream.
+      held(openInTime(open, { to, protocol, signal }), (opened) => opened.abort(new Error('the move ended')))
     const hashSeed = randomInt(2 ** 32)
     const guest = { pid: vm.process.pid, ramPath: vm.ramPath, memoryBytes: vm.machine.memoryBytes }
-    const capture = cleanup.use(await Capture.open(components, { ...guest, seed: hashSeed }))
-    const [control, pages, dictionary] = await Promise.all([
+    const opening = readTemplateState(templates, vm.record.spec.templateId).then((state) =>
+      Capture.open(components, { ...guest, seed: hashSeed, dictionary: deviceSections(state) }),
+    )
+    const [capture, control, pages] = await Promise.all([
+      held(opening, (opened) => opened[Symbol.asyncDispose]()),
       channel(MIGRATE_PROTOCOL),
       channel(PAGES_PROTOCOL),
-      readTemplateState(templates, vm.record.spec.templateId),
       preflight(vm.process, { signal }),
     ])
-    return new SourceSession(vm, { control, pages, dictionary }, { capture, hashSeed }, cleanup.move())
+    return new SourceSession(vm, { control, pages }, { capture, hashSeed }, cleanup.move())
   }
 
   /** Ends both channels once everything sent has left. */

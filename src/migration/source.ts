@@ -10,6 +10,7 @@ import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import type { ControlChannel } from './control.ts'
 import { inDoubt, MigrationError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
+import { RoundGarbage } from './garbage.ts'
 import { Granting } from './granting.ts'
 import { type SourceHandover, sourceHandover } from './handover.ts'
 import { MoveMeter } from './meter.ts'
@@ -204,6 +205,7 @@ export class SourceMove {
     await using throttle = new Throttle(session.capture.freeze)
     using _told = { [Symbol.dispose]: () => (this.meter.throttlePercent = 0) }
     const taken: RoundTaken[] = []
+    const garbage = new RoundGarbage()
     for (;;) {
       const round = await this.#sendRound(session, signal)
       const { throttlePercent } = this.meter
@@ -219,6 +221,8 @@ export class SourceMove {
       taken.push({ ...round, linkMs })
       this.#pass('round-applied')
       this.#components.onProgress(this.meter)
+      garbage.passed(round.bytes)
+      garbage.roundEnded()
       if (!(await this.#afterRound(taken, { throttle, rttMs: session.rttMs }))) continue
       // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead.
       return await preflight(session.vm.process, { signal })
@@ -292,7 +296,6 @@ export class SourceMove {
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
   async #switchOver(session: SourceSession, signal: AbortSignal): Promise<void> {
     this.meter.enter('blackout')
-    this.#components.onProgress(this.meter)
     const startedMs = performance.now()
     const maxBlackoutMs = this.#maxBlackoutMs
     const limit = AbortSignal.timeout(Math.min(Math.ceil(maxBlackoutMs), MAX_TIMER_MS))
@@ -303,6 +306,8 @@ export class SourceMove {
       settleOn: (digest: Uint8Array) => this.#granting.settleOn(session.vm, digest),
       doubt: () => this.#granting.doubt(session.vm),
       onBoundary: (boundary: MoveBoundary<'source'>) => this.#pass(boundary),
+      // Told once QEMU has been told.
+      onStopping: () => this.#components.onProgress(this.meter),
     }
     try {
       const bounded = AbortSignal.any([signal, limit])

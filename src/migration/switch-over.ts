@@ -1,4 +1,3 @@
-import { compressDeviceState } from '../codec/index.ts'
 import type { RoundReport } from '../domain/migration.ts'
 import { MAX_DEVICE_STATE_WIRE_BYTES } from '../wire/migration-messages.ts'
 import type { MoveBoundary } from './boundaries.ts'
@@ -18,6 +17,8 @@ export interface SwitchOverMove {
   /** Finish is sent: starts to write that the Grant may have left. */
   doubt: () => void
   onBoundary: (boundary: MoveBoundary<'source'>) => void
+  /** QEMU is being told to stop the guest. */
+  onStopping: () => void
 }
 
 /**
@@ -30,21 +31,21 @@ export interface SwitchOverMove {
  */
 export async function switchOver(
   session: SourceSession,
-  { handover, meter, sendRound, settleOn, doubt, onBoundary }: SwitchOverMove,
+  { handover, meter, sendRound, settleOn, doubt, onBoundary, onStopping }: SwitchOverMove,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const { vm, control, capture, dictionary } = session
+  const { vm, control, capture } = session
   const { report } = meter
   const stoppedMs = performance.now()
   handover.on('stopped')
-  await vm.process.pause({ signal })
+  const pausing = vm.process.pause({ signal })
+  onStopping()
+  await pausing
   onBoundary('stopped')
   const deviceState = await vm.process.saveDeviceState({ signal })
   onBoundary('state-saved')
-  const [compressed, round] = await Promise.all([
-    compressDeviceState(deviceState, dictionary),
-    sendRound(signal),
-  ])
+  // In this order: the page thread begins with the scan.
+  const [round, compressed] = await Promise.all([sendRound(signal), capture.compressState(deviceState)])
   round.ms = performance.now() - stoppedMs
   report.rounds.push(round)
   if (compressed.length > MAX_DEVICE_STATE_WIRE_BYTES) {

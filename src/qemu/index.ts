@@ -5,7 +5,7 @@
  * - what a binary can do on this machine, and whom it runs as: `probeQemu`, `openQemuUser`
  * - start it, drive it, find it again, end it: `QemuLaunch`, `QemuProcess`, `QmpClient`
  * - may a VM be moved or become a template, and what does its template hold beside RAM: `preflight`,
- *   `captureBlockers`, `readStateFile`, `deriveStateFile`
+ *   `captureBlockers`, `readStateFile`, `deviceSections`, `deriveStateFile`
  * - write a VM into a QEMU that waits for one: `IncomingStream`, `encodePages`, `encodeZeroPages`, `advanceKvmclock`
  * - give one that waits the vmgenid of the VM that comes: `findGenerationId`, `writeGenerationId`
  * - images and processes it may be given: `readDiskFormat`, `isRunning`
@@ -24,6 +24,12 @@ export { isRunning, readProcessIdentity } from './process-identity.ts'
 export { QmpClient } from './qmp.ts'
 export type { QmpCommands, QmpEvent } from './qmp-commands.ts'
 export { readLogTail } from './run-dir.ts'
-export { readStateFile, type StateBlock, type StateFile, type StatePage } from './state-file.ts'
+export {
+  deviceSections,
+  readStateFile,
+  type StateBlock,
+  type StateFile,
+  type StatePage,
+} from './state-file.ts'
 export { encodePages, encodeZeroPages, RAM_BLOCK } from './stream-format.ts'
 export { openQemuUser, type QemuUser } from './user.ts'

@@ -15,9 +15,9 @@ import {
   LAST_WORDS_TIMEOUT_MS,
   prepareRunDir,
   type RunPaths,
-  readFromRunDir,
   readLogTail,
   runPaths,
+  takeFromRunDir,
 } from './run-dir.ts'
 import { endsBySelf, exitError, spawnQemu, waitForExit } from './spawn.ts'
 import { connectIncoming, loadState, migrationEnd, saveState, setCapabilities } from './state-transfer.ts'
@@ -248,9 +248,10 @@ export class QemuProcess {
           details: { nodes: kept },
         })
       }
-      return await readFromRunDir(filename)
-    } finally {
+      return takeFromRunDir(filename)
+    } catch (error) {
       await rm(filename, { force: true })
+      throw error
     }
   }
 

@@ -1,4 +1,4 @@
-import { constants } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync, rmSync } from 'node:fs'
 import { chmod, chown, type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { QemuError } from './errors.ts'
@@ -68,19 +68,26 @@ export async function prepareRunDir(
   return paths
 }
 
+const READ_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
+
 /**
  * Opens a file of a run directory. The directory may be another user's, and its
  * QEMU under the guest's control: no link leads the agent, who may read
  * everything, to another file, and no pipe keeps it waiting.
  */
 async function openInRunDir(path: string): Promise<FileHandle> {
-  return open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  return open(path, READ_FLAGS)
 }
 
-/** All of a file that QEMU wrote. */
-export async function readFromRunDir(path: string): Promise<Buffer> {
-  await using file = await openInRunDir(path)
-  return await file.readFile()
+/** All of a file that QEMU wrote; with it the file goes. In the blackout: 0.1 ms, where the thread pool takes 0.5. */
+export function takeFromRunDir(path: string): Buffer {
+  const fd = openSync(path, READ_FLAGS)
+  try {
+    return readFileSync(fd)
+  } finally {
+    closeSync(fd)
+    rmSync(path)
+  }
 }
 
 /** The last lines that QEMU wrote; empty when it said nothing. */

@@ -30,6 +30,11 @@ export interface StateFile {
   ramEndBytes: number
 }
 
+/** The devices of a state file: what device states of its clones are compressed against. */
+export function deviceSections(stateFile: Buffer): Buffer {
+  return stateFile.subarray(readStateFile(stateFile).ramEndBytes)
+}
+
 /** Blocks of a q35: main RAM, two firmware ROMs, three tables of ACPI; each device with a ROM adds one. */
 const MAX_BLOCKS = 256
 

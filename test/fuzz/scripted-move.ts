@@ -6,6 +6,7 @@ import { PAGE_BYTES, ZERO_PAGE } from '../../src/domain/page.ts'
 import { PeerSignatures } from '../../src/mesh/signatures.ts'
 import { sign } from '../../src/migration/grant.ts'
 import { MIGRATE_PROTOCOL, PAGES_PROTOCOL } from '../../src/migration/index.ts'
+import { deviceSections } from '../../src/qemu/index.ts'
 import type { Channel } from '../../src/wire/channel.ts'
 import {
   type ControlBody,
@@ -32,7 +33,7 @@ const HASH_SEED = 1
 const GUEST_PAGES = machine.memoryBytes / PAGE_BYTES
 const DICTIONARY = stateFile(CHUNKS * 2 ** 20)
 const DEVICE_STATE = Buffer.concat([Buffer.from('5145564d00000003', 'hex'), Buffer.alloc(64, 5)])
-const compressedState = await compressDeviceState(DEVICE_STATE, DICTIONARY)
+const compressedState = compressDeviceState(DEVICE_STATE, deviceSections(DICTIONARY))
 
 /** What a source says in its turn; each may be changed before it goes out. */
 export const STEPS = ['offer', 'hello', 'batch', 'roundEnd', 'finish', 'grant'] as const

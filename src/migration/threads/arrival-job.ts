@@ -1,4 +1,10 @@
-import { decodeBatch, type PageGroup, PageHashes, type ReferencedPages } from '../../codec/index.ts'
+import {
+  decodeBatch,
+  decompressDeviceState,
+  type PageGroup,
+  PageHashes,
+  type ReferencedPages,
+} from '../../codec/index.ts'
 import { PAGE_BYTES, type Page, ZERO_PAGE } from '../../domain/page.ts'
 import { encodePages, encodeZeroPages, RAM_BLOCK } from '../../qemu/index.ts'
 import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
@@ -14,6 +20,8 @@ export interface ArrivalInit {
   seed: number
   /** Where frames are, and the stream is put. */
   slots: Slots
+  /** The template's device state, which both sides have. */
+  dictionary: Uint8Array
 }
 
 export interface AppliedBatch {
@@ -40,9 +48,11 @@ export class ArrivalJob {
   readonly #hashes: PageHashes
   readonly #pages: number
   readonly #slots: Slots
+  readonly #dictionary: Uint8Array
 
-  private constructor({ ramPath, memoryBytes, seed, slots }: ArrivalInit) {
+  private constructor({ ramPath, memoryBytes, seed, slots, dictionary }: ArrivalInit) {
     this.#slots = slots
+    this.#dictionary = dictionary
     this.#pages = memoryBytes / PAGE_BYTES
     this.#hashes = new PageHashes(this.#pages, seed)
     this.#template = new TemplateRam(ramPath)
@@ -72,9 +82,16 @@ export class ArrivalJob {
     return { streamBytes, lost }
   }
 
-  /** SHA-256 over all pages that came: PageHashes.digest(). */
-  digest(): Uint8Array {
-    return this.#hashes.digest(this.#hashes.known)
+  /**
+   * What Finish is about: the digest of all pages that came, as PageHashes.digest() has it, and the device state.
+   *
+   * @throws CodecError DEVICE_STATE_MALFORMED
+   */
+  finish(compressedState: Uint8Array, stateBytes: number): { digest: Uint8Array; deviceState: Uint8Array } {
+    return {
+      digest: this.#hashes.digest(this.#hashes.known),
+      deviceState: decompressDeviceState(compressedState, this.#dictionary, stateBytes),
+    }
   }
 
   close(): void {

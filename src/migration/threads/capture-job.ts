@@ -2,6 +2,7 @@ import {
   BatchEncoder,
   CompressionChoice,
   classifyPage,
+  compressDeviceState,
   type Encoding,
   MAX_BATCH_PAGES,
   PATIENT,
@@ -26,6 +27,8 @@ export interface CaptureInit {
   seed: number
   /** Where frames are put. */
   slots: Slots
+  /** The template's device state, which both sides have. */
+  dictionary: Uint8Array
 }
 
 /** Which pages to look at, as bitmaps' words. */
@@ -74,6 +77,7 @@ export class CaptureJob {
   readonly #template: TemplateRam
   readonly #hashes: PageHashes
   readonly #slots: Slots
+  readonly #dictionary: Uint8Array
   readonly #compression = new CompressionChoice()
   /** Pages the destination holds from us, in any encoding. */
   readonly #sent: PageBitmap
@@ -88,8 +92,9 @@ export class CaptureJob {
   #round = 0
   #batchPages = MAX_BATCH_PAGES
 
-  private constructor(memory: GuestMemory, template: TemplateRam, { seed, slots }: CaptureInit) {
+  private constructor(memory: GuestMemory, template: TemplateRam, { seed, slots, dictionary }: CaptureInit) {
     this.#slots = slots
+    this.#dictionary = dictionary
     this.#memory = memory
     this.#template = template
     const { pages } = memory
@@ -185,6 +190,11 @@ export class CaptureJob {
   /** SHA-256 over all pages that the destination holds from us: PageHashes.digest(). */
   digest(): Uint8Array {
     return this.#hashes.digest(this.#sent)
+  }
+
+  /** Device state as Finish carries it. */
+  compressState(deviceState: Uint8Array): Uint8Array {
+    return compressDeviceState(deviceState, this.#dictionary)
   }
 
   /**
