@@ -207,15 +207,18 @@ export class Agent implements AsyncDisposable {
     },
   ): Promise<MigrationService> {
     const { mesh, ...others } = parts
-    const migrations = new MigrationService({
-      db,
-      ...others,
-      open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
-      peerId: mesh.peerId,
-      signatures: mesh.signatures,
-      providersOf: (id) => mesh.announcersOf(id),
-      onEvent: (event) => this.#publish(event),
-    })
+    const migrations = new MigrationService(
+      {
+        db,
+        ...others,
+        open: (peer, protocol, signal) => mesh.open(peer, protocol, signal),
+        peerId: mesh.peerId,
+        signatures: mesh.signatures,
+        providersOf: (id) => mesh.announcersOf(id),
+        onEvent: (event) => this.#publish(event),
+      },
+      this.#config,
+    )
     await migrations.start()
     return migrations
   }

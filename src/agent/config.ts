@@ -16,6 +16,8 @@ const VM_SOCKET_SUFFIX = `/${'0'.repeat(36)}/incoming.sock`
 export const DEFAULT_SOCKET = '/run/drover/agent.sock'
 export const DEFAULT_DATA_DIR = '/var/lib/drover'
 export const DEFAULT_LISTEN = '/ip4/0.0.0.0/tcp/4710'
+/** Several VMs' own pages: an edge node has more disk than memory. */
+const DEFAULT_KEEP_LIMIT_BYTES = 1024 ** 3
 const DEFAULT_QEMU = 'qemu-system-x86_64'
 
 const sizeSchema = z.union([z.int().positive(), z.string()]).transform((value, context) => {
@@ -62,6 +64,8 @@ const configSchema = z.strictObject({
   memoryLimitBytes: sizeSchema.optional(),
   /** What templates may take on disk: when one comes, the least useful go. Default: no limit. */
   templateLimitBytes: sizeSchema.optional(),
+  /** What pages of VMs that went away may take on disk, for their return; 0: none are kept. Default: 1 GiB. */
+  keepLimitBytes: z.union([z.literal(0), sizeSchema]).optional(),
   /** QEMUs kept started on the templates used last, for VMs that may arrive; as memory allows. Default: none. */
   prepare: z.int().min(0).max(MAX_PREPARE).optional(),
   /** QEMU binary, a path or a name in PATH. */
@@ -93,6 +97,7 @@ export interface AgentConfig {
   allow: Partial<PolicySettings>
   memoryLimitBytes: number | null
   templateLimitBytes: number | null
+  keepLimitBytes: number
   /** QEMUs kept ready for VMs that may arrive. */
   prepare: number
   qemuPath: string
@@ -128,6 +133,7 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     allow: settings.allow ?? {},
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
     templateLimitBytes: settings.templateLimitBytes ?? null,
+    keepLimitBytes: settings.keepLimitBytes ?? DEFAULT_KEEP_LIMIT_BYTES,
     prepare: settings.prepare ?? 0,
     qemuPath: programPath(settings.qemu ?? DEFAULT_QEMU),
     qemuUser: settings.qemuUser ?? null,

@@ -8,6 +8,10 @@ export function size(text: string): number {
   return valid(parseSizeBytes(text), 'Give a size such as 512M or 2G.')
 }
 
+export function sizeOrNone(text: string): number {
+  return text === '0' ? 0 : size(text)
+}
+
 export function rate(text: string): number {
   return valid(parseRateBytesPerSecond(text), 'Give a rate such as 100Mbit or 12MB/s.')
 }

@@ -14,6 +14,7 @@ export interface AgentFlags {
   join?: string
   memoryLimitBytes?: number
   templateLimitBytes?: number
+  keepLimitBytes?: number
   prepare?: number
   qemu?: string
   qemuUser?: string

@@ -39,6 +39,22 @@ export class PageHashes {
     return true
   }
 
+  /** What `update` noted of a page that is known. */
+  hashOf(index: PageIndex): bigint {
+    return this.#hashes[index]!
+  }
+
+  /** Notes a hash that was made of a page with this seed, at another time or place. */
+  set(index: PageIndex, pageHash: bigint): void {
+    this.known.add(index)
+    this.#hashes[index] = pageHash
+  }
+
+  /** The page counts as never seen. */
+  forget(index: PageIndex): void {
+    this.known.delete(index)
+  }
+
   /** Whether the page held only zeros when it was last seen. */
   holdsZeros(index: PageIndex): boolean {
     return this.known.has(index) && this.#hashes[index] === this.#zeroHash

@@ -2,7 +2,7 @@ import { MAX_BATCH_PAGES } from '../codec/index.ts'
 import { PageBitmap } from '../domain/bitmap.ts'
 import type { PageCounts } from '../domain/vm.ts'
 import { type DirtyTracker, Freeze, type ScannedMemory } from '../memory/index.ts'
-import type { CapturedBatch, CaptureInit, CaptureJob } from './threads/capture-job.ts'
+import type { CapturedBatch, CaptureInit, CaptureJob, CaptureSummary } from './threads/capture-job.ts'
 import type { Job, PageThreads } from './threads/page-threads.ts'
 import { makeSlots, type Slots } from './threads/slots.ts'
 
@@ -97,8 +97,28 @@ export class Capture implements AsyncDisposable {
     return this.#job.call('compressState', [deviceState])
   }
 
+  /** See CaptureJob.hashing(). */
+  hashing(): Promise<{ seed: number; baseline: Uint8Array | null }> {
+    return this.#job.call('hashing', [])
+  }
+
+  /** See CaptureJob.useBaseline(). */
+  useBaseline(isHeld: boolean): Promise<void> {
+    return this.#job.call('useBaseline', [isHeld])
+  }
+
+  /** See CaptureJob.loseBaseline(). */
+  loseBaseline(): Promise<void> {
+    return this.#job.call('loseBaseline', [])
+  }
+
+  /** See CaptureJob.keep(). */
+  keep(path: string): Promise<void> {
+    return this.#job.call('keep', [path])
+  }
+
   /** See CaptureJob.summary(). */
-  summary(pageHashesPath: string): Promise<{ private: number; omitted: number; stockPages: number }> {
+  summary(pageHashesPath: string): Promise<CaptureSummary> {
     return this.#job.call('summary', [pageHashesPath])
   }
 

@@ -23,6 +23,7 @@ import { MigrationError } from './errors.ts'
 import { refuseFor } from './farewell.ts'
 import { RoundGarbage } from './garbage.ts'
 import type { MigrationJournal } from './journal.ts'
+import type { KeptPages } from './kept/kept-pages.ts'
 import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import { arrivalSlots, receivePages } from './receive-pages.ts'
@@ -40,6 +41,7 @@ export interface DestinationComponents {
   peerId: PeerIdText
   binary: QemuBinary
   threads: PageThreads
+  kept: KeptPages
   journal: MigrationJournal
   signatures: Signatures
   /** Peers that may have a template, the best first. */
@@ -163,7 +165,13 @@ export class DestinationMove implements PendingGrant {
   /** @param agent - the agent's own life: a source that is gone ends the move, not what the disk must be told */
   async #receive(arriving: ArrivingVm, signal: AbortSignal, agent: AbortSignal): Promise<void> {
     const templateMissing = !this.#components.templates.has(this.offer.vm.templateId)
-    await this.#control.send({ kind: 'accept', templateMissing, place: this.#taking.place }, signal)
+    const { baseline, vm } = this.offer
+    const baselineHeld =
+      !templateMissing && baseline.length > 0 && this.#components.kept.holds(vm.id, baseline)
+    await this.#control.send(
+      { kind: 'accept', templateMissing, baselineHeld, place: this.#taking.place },
+      signal,
+    )
     this.#pass('accept-sent')
     // Heard from now on, whatever else goes on: a source that is gone ends the move at once.
     const finishing = this.#control.receive(['finish'], { timeoutMs: TIMEOUTS_MS.rounds, signal })
@@ -175,14 +183,20 @@ export class DestinationMove implements PendingGrant {
     await using cleanup = new AsyncDisposableStack()
     const session = await this.#launch(arriving, cleanup, signal)
     this.#pass('launched')
-    await this.#control.send({ kind: 'prepared', templateBytes }, signal)
+    const isBaselineSound =
+      baselineHeld &&
+      (await session.job.call('openBaseline', [this.#components.kept.pagesPath(vm.id), baseline]))
+    const baselineLost = baselineHeld && !isBaselineSound
+    await this.#control.send({ kind: 'prepared', templateBytes, baselineLost }, signal)
     this.#pass('prepared-sent')
+    if (isBaselineSound) await this.#applyBaseline(session)
     const finish = await this.#copy(session, finishing, signal)
     const digest = await this.#load(session, finish, signal)
     arriving.requireRoom()
     await this.#taking.ready(digest, signal)
     await this.#taking.take(arriving, { signal, agent })
     await this.#settleCounts(session)
+    await this.#noteArrival(session)
   }
 
   /** Fetches the template from the source, and says every second that it goes on. */
@@ -238,6 +252,26 @@ export class DestinationMove implements PendingGrant {
     const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary }
     const job = cleanup.use(await threads.open('arrival', init))
     return { arriving, process, stream, job, slots }
+  }
+
+  /** Brings QEMU the pages that the VM left here: a round that needs no wire. */
+  async #applyBaseline({ job, slots, stream }: Session): Promise<void> {
+    for (;;) {
+      const streamBytes = await job.call('nextBaseline', [0])
+      if (streamBytes === 0) return
+      await stream.writeEncoded(new Uint8Array(slots[0]!, 0, streamBytes))
+    }
+  }
+
+  /** For the way back: what the VM came with. Without it all of it travels. */
+  async #noteArrival({ job }: Session): Promise<void> {
+    const { kept } = this.#components
+    try {
+      await kept.arrived(this.offer.vm.id)
+      await job.call('saveTable', [kept.tablePath(this.offer.vm.id)])
+    } catch {
+      // A full disk.
+    }
   }
 
   /** Takes rounds in until the source has said Finish and its last round is in QEMU. */

@@ -72,6 +72,8 @@ export interface MovableVms {
   /** Throws what `depart` would reject with at this moment; changes nothing. */
   movable(name: string): MovableVm
   depart(name: string, migrationId: MigrationId): Promise<DepartingVm>
+  /** Whether a VM is on this node, in whatever state. */
+  has(id: VmId): boolean
   /** VMs in doubt, also those whose QEMU has ended. */
   inDoubt(): DepartingVm[]
   reserve(request: {

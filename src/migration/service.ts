@@ -21,6 +21,7 @@ import { MoveGarbage } from './garbage.ts'
 import type { SourceHandover } from './handover.ts'
 import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
+import { KeptPages } from './kept/kept-pages.ts'
 import { MoveLanes } from './lanes.ts'
 import { MoveMeter } from './meter.ts'
 import { MoveReports } from './move-reports.ts'
@@ -75,6 +76,10 @@ export type MoveStart =
   | { vm: string; error: unknown }
 
 export interface MigrationInit {
+  /** The agent's: pages of departed VMs are kept in it. */
+  dataDir: string
+  /** What those may take on disk; 0: none are kept. */
+  keepLimitBytes: number
   /** How long a caller waits for a move in doubt before its report says so; asking goes on. */
   doubtReportMs?: number
 }
@@ -91,6 +96,7 @@ export class MigrationService {
   readonly #ending = new Map<MigrationId, Promise<MigrationReport>>()
   readonly #lanes = new MoveLanes()
   readonly #threads = new PageThreads()
+  readonly #kept: KeptPages
   readonly #garbage = new MoveGarbage(() => this.#departures.size > 0 || this.#arrivals.isMoving)
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
@@ -100,14 +106,16 @@ export class MigrationService {
 
   constructor(
     components: MigrationComponents,
-    { doubtReportMs = TIMEOUTS_MS.doubtReport }: MigrationInit = {},
+    { dataDir, keepLimitBytes, doubtReportMs = TIMEOUTS_MS.doubtReport }: MigrationInit,
   ) {
     this.#components = components
     this.#doubtReportMs = doubtReportMs
+    this.#kept = new KeptPages({ dataDir, limitBytes: keepLimitBytes })
     this.#reports = new MoveReports(components.db)
     this.#arrivals = new Arrivals({
       ...components,
       threads: this.#threads,
+      kept: this.#kept,
       onEnded: () => this.#garbage.moveEnded(),
       journal: new MigrationJournal(components.db),
     })
@@ -122,6 +130,7 @@ export class MigrationService {
   async start(): Promise<void> {
     this.#threads.start()
     this.#softDirty = await probeSoftDirty()
+    await this.#kept.start((id) => this.#components.vms.has(id))
     for (const vm of this.#components.vms.inDoubt()) {
       await this.#recallReport(vm)
       void this.#settleDoubt(vm)
@@ -220,6 +229,7 @@ export class MigrationService {
         ...this.#components,
         ...shared,
         threads: this.#threads,
+        kept: this.#kept,
         qemuVersion: this.#components.binary.version,
         trackerFor: (memory: ScannedMemory) =>
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),

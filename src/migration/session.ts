@@ -7,6 +7,7 @@ import type { Channel, OpenChannel } from '../wire/channel.ts'
 import { Capture } from './capture.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
+import type { KeptPages } from './kept/kept-pages.ts'
 import { LinkRate } from './link-rate.ts'
 import type { DepartingVm } from './ports.ts'
 import { MIGRATE_PROTOCOL, PAGES_PROTOCOL, TIMEOUTS_MS } from './protocol.ts'
@@ -16,6 +17,7 @@ export interface SessionComponents {
   templates: TemplateStore
   open: OpenChannel
   threads: PageThreads
+  kept: KeptPages
   /** Chosen once per node, by probing the kernel. */
   trackerFor: (memory: ScannedMemory) => DirtyTracker
 }
@@ -32,6 +34,8 @@ export class SourceSession implements AsyncDisposable {
   readonly capture: Capture
   /** Of the page hashes. */
   readonly hashSeed: number
+  /** Digest of the pages that the VM came with, which the node that it came from may have kept. */
+  readonly baseline: Uint8Array | null
   readonly link = new LinkRate()
   /** From Offer to Accept, as soon as it is known. */
   rttMs = 0
@@ -40,7 +44,7 @@ export class SourceSession implements AsyncDisposable {
   private constructor(
     vm: DepartingVm,
     opened: { control: Channel; pages: Channel },
-    parts: { capture: Capture; hashSeed: number },
+    parts: { capture: Capture; hashSeed: number; baseline: Uint8Array | null },
     cleanup: AsyncDisposableStack,
   ) {
     this.vm = vm
@@ -49,6 +53,7 @@ export class SourceSession implements AsyncDisposable {
     this.pages = opened.pages
     this.capture = parts.capture
     this.hashSeed = parts.hashSeed
+    this.baseline = parts.baseline
     this.#cleanup = cleanup
   }
 
@@ -59,7 +64,7 @@ export class SourceSession implements AsyncDisposable {
     components: SessionComponents,
     { vm, to, signal }: { vm: DepartingVm; to: PeerIdText; signal: AbortSignal },
   ): Promise<SourceSession> {
-    const { open, templates } = components
+    const { open, templates, kept } = components
     await using cleanup = new AsyncDisposableStack()
     const held = async <T>(opening: Promise<T>, release: (opened: T) => void | Promise<void>): Promise<T> => {
       const opened = await opening
@@ -71,10 +76,16 @@ export class SourceSession implements AsyncDisposable {
     const channel = (protocol: string): Promise<Channel> =>
       // Aborting does nothing after a clean close; after a failure it frees the stream.
       held(openInTime(open, { to, protocol, signal }), (opened) => opened.abort(new Error('the move ended')))
-    const hashSeed = randomInt(2 ** 32)
-    const guest = { pid: vm.process.pid, ramPath: vm.ramPath, memoryBytes: vm.machine.memoryBytes }
+    const { id } = vm.record.spec
+    const guest = {
+      pid: vm.process.pid,
+      ramPath: vm.ramPath,
+      memoryBytes: vm.machine.memoryBytes,
+      seed: randomInt(2 ** 32),
+      tablePath: kept.tablePath(id),
+    }
     const opening = readTemplateState(templates, vm.record.spec.templateId).then((state) =>
-      Capture.open(components, { ...guest, seed: hashSeed, dictionary: deviceSections(state) }),
+      Capture.open(components, { ...guest, dictionary: deviceSections(state) }),
     )
     const [capture, control, pages] = await Promise.all([
       held(opening, (opened) => opened[Symbol.asyncDispose]()),
@@ -82,7 +93,8 @@ export class SourceSession implements AsyncDisposable {
       channel(PAGES_PROTOCOL),
       preflight(vm.process, { signal }),
     ])
-    return new SourceSession(vm, { control, pages }, { capture, hashSeed }, cleanup.move())
+    const { seed: hashSeed, baseline } = await capture.hashing()
+    return new SourceSession(vm, { control, pages }, { capture, hashSeed, baseline }, cleanup.move())
   }
 
   /** Ends both channels once everything sent has left. */

@@ -180,6 +180,7 @@ export class SourceMove {
         qemuVersion: this.#components.qemuVersion,
         paused: vm.paused,
         machine: vm.machine,
+        baseline: session.baseline ?? new Uint8Array(0),
       },
       signal,
     )
@@ -187,6 +188,7 @@ export class SourceMove {
     const answer = await control.receive(['accept'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     this.#pass('accepted')
     this.#granting.accepted(answer.place)
+    await capture.useBaseline(answer.baselineHeld)
     session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
@@ -198,7 +200,7 @@ export class SourceMove {
     if (templateMissing) {
       this.meter.enter('template')
       this.#components.onProgress(this.meter)
-      await this.#prepared(control, signal)
+      await this.#prepared(session, signal)
     }
     this.meter.enter('rounds')
     this.#components.onProgress(this.meter)
@@ -211,7 +213,7 @@ export class SourceMove {
       const { throttlePercent } = this.meter
       const sentMs = performance.now()
       // The destination's QEMU starts while the first round travels.
-      if (taken.length === 0 && !templateMissing) await this.#prepared(control, signal)
+      const isLost = taken.length === 0 && !templateMissing && (await this.#prepared(session, signal))
       const preparedMs = performance.now()
       await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
       const appliedMs = performance.now()
@@ -223,6 +225,8 @@ export class SourceMove {
       this.#components.onProgress(this.meter)
       garbage.passed(round.bytes)
       garbage.roundEnded()
+      // What was counted on is still to come.
+      if (isLost) continue
       if (!(await this.#afterRound(taken, { throttle, rttMs: session.rttMs }))) continue
       // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead.
       return await preflight(session.vm.process, { signal })
@@ -266,8 +270,12 @@ export class SourceMove {
     return decision.kind === 'switch-over'
   }
 
-  /** Waits for the destination's QEMU, and before it for the template where that is missing. */
-  async #prepared(control: ControlChannel, signal: AbortSignal): Promise<void> {
+  /**
+   * Waits for the destination's QEMU, and before it for the template where that is missing.
+   *
+   * @returns whether pages that the destination had kept are to be sent after all
+   */
+  async #prepared({ control, capture }: SourceSession, signal: AbortSignal): Promise<boolean> {
     for (;;) {
       const message = await control.receive(['prepared', 'templateProgress'], {
         timeoutMs: TIMEOUTS_MS.prepare,
@@ -275,7 +283,10 @@ export class SourceMove {
       })
       this.meter.report.bytes.template = message.kind === 'prepared' ? message.templateBytes : message.bytes
       this.#components.onProgress(this.meter)
-      if (message.kind === 'prepared') return this.#pass('prepared')
+      if (message.kind !== 'prepared') continue
+      this.#pass('prepared')
+      if (message.baselineLost) await capture.loseBaseline()
+      return message.baselineLost
     }
   }
 
@@ -331,8 +342,9 @@ export class SourceMove {
     const { report } = this.meter
     try {
       const { pageHashes } = this.#components.templates.files(vm.record.spec.templateId)
-      const { stockPages, ...pages } = await capture.summary(pageHashes)
+      const { stockPages, sent, ...pages } = await capture.summary(pageHashes)
       Object.assign(report.pages, pages)
+      await this.#keepPages(session, sent)
       report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
       const never = new AbortController().signal
       const settled = await control.receive(['settled'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
@@ -342,6 +354,18 @@ export class SourceMove {
       await this.#components.onLeaving(this.meter)
       await vm.leave()
       this.#pass('left')
+    }
+  }
+
+  /** Keeps what the VM leaves behind, for its return. What goes wrong with that costs nobody anything. */
+  async #keepPages({ vm, capture }: SourceSession, pages: number): Promise<void> {
+    const { kept } = this.#components
+    const { id } = vm.record.spec
+    try {
+      await kept.departed(id)
+      if (await kept.makeRoom(id, pages)) await capture.keep(kept.pagesPath(id))
+    } catch {
+      // A full disk, or a QEMU that has ended by itself: the VM returns with all its pages.
     }
   }
 

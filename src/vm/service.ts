@@ -198,6 +198,11 @@ export class VmService {
     return this.#departing(vm, migrationId)
   }
 
+  /** Whether a VM is on this node, in whatever state. */
+  has(id: VmRecord['spec']['id']): boolean {
+    return this.#node.roster.byId(id) !== undefined
+  }
+
   /** VMs whose move is in doubt, those among them too whose QEMU has ended. */
   inDoubt(): DepartingVm[] {
     return this.#node.roster.vms().flatMap((vm) => {

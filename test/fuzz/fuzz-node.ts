@@ -89,7 +89,7 @@ export class FuzzNode implements AsyncDisposable {
       reserve: async (request: Parameters<MovableVms['reserve']>[0]) =>
         Object.assign(await vms.reserve(request), { launch: sink }),
     })
-    this.migrations = new MigrationService({
+    const components = {
       db: node.db,
       vms: sunk,
       templates: node.store,
@@ -100,7 +100,8 @@ export class FuzzNode implements AsyncDisposable {
       providersOf: () => [],
       policy: new Policy({}, { node: 'here' }),
       onEvent: () => {},
-    })
+    }
+    this.migrations = new MigrationService(components, { dataDir: node.dir, keepLimitBytes: 2 ** 20 })
   }
 
   /** @param open - who answers where this node calls back; nobody unless given */

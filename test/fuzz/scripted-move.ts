@@ -84,6 +84,7 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
     hashSeed: HASH_SEED,
     qemuVersion: '7.2.0',
     paused: false,
+    baseline: new Uint8Array(0),
     machine,
   }
 }

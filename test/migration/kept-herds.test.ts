@@ -118,7 +118,7 @@ test('a message longer than any is not read', async () => {
 
 test('an offer of one VM is not for this protocol', async () => {
   const { channel, served } = open()
-  await channel.send(controlCodec.encode({ kind: 'prepared', templateBytes: 0 }))
+  await channel.send(controlCodec.encode({ kind: 'prepared', templateBytes: 0, baselineLost: false }))
   expect(await served).toBe('PROTOCOL_VIOLATION')
 })
 

@@ -19,7 +19,7 @@ test('no move begins once the agent stops: nobody would wait for it', async () =
     { db: node.db, templates: node.store, binary: null, onEvent: () => {} },
     { dataDir: node.dir, runDir: join(node.dir, 'run'), memoryLimitBytes: null },
   )
-  const migrations = new MigrationService({
+  const components = {
     db: node.db,
     vms,
     templates: node.store,
@@ -31,7 +31,8 @@ test('no move begins once the agent stops: nobody would wait for it', async () =
     providersOf: () => [],
     policy: new Policy({}, { node: 'here' }),
     onEvent: () => {},
-  })
+  }
+  const migrations = new MigrationService(components, { dataDir: node.dir, keepLimitBytes: 0 })
   await migrations.start()
   await migrations.stop()
   const request = {

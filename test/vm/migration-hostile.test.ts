@@ -39,6 +39,7 @@ function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'
     hashSeed: 1,
     qemuVersion: '7.2.0',
     paused: false,
+    baseline: new Uint8Array(0),
     machine,
     ...changes,
   }

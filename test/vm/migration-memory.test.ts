@@ -49,6 +49,7 @@ function holdAtHandover(): {
   let leave = async () => {}
   let resume = async () => {}
   const wrap = (vms: MovableVms): MovableVms => ({
+    has: (id) => vms.has(id),
     inDoubt: () => vms.inDoubt(),
     movable: (name) => vms.movable(name),
     reserveHerd: (places) => vms.reserveHerd(places),

@@ -76,7 +76,12 @@ export class MigrationRig implements AsyncDisposable {
       onEvent: (event) => this.events.push({ node: name, ...event }),
       open: async (peer, protocol) => this.tamper(protocol, this.dial(name, peer, protocol)),
     }
-    return new MigrationService(components, { doubtReportMs: DOUBT_REPORT_MS })
+    const { dataDir } = this.#benches[name === 'a' ? 0 : 1]!
+    return new MigrationService(components, {
+      dataDir,
+      keepLimitBytes: 2 ** 30,
+      doubtReportMs: DOUBT_REPORT_MS,
+    })
   }
 
   #handler(peer: string, protocol: string): ChannelHandler {

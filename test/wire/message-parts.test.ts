@@ -71,7 +71,12 @@ test('the largest honest messages have room', () => {
   const id = '00000000-0000-4000-8000-000000000000'
   const vm = { id, name: 'a', templateId: `bafkrei${'a'.repeat(52)}`, generationId: id, nics, hasDisk: false }
   const offer = { migrationId: id, vm, epoch: 1, privatePages: 1, hashSeed: 1, qemuVersion: '7.2', machine }
-  const message = controlCodec.encode({ kind: 'offer', ...offer, paused: false })
+  const message = controlCodec.encode({
+    kind: 'offer',
+    ...offer,
+    paused: false,
+    baseline: new Uint8Array(0),
+  })
   expect(controlCodec.decode(message)).toMatchObject({ vm: { nics } })
 })
 

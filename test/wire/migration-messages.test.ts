@@ -33,6 +33,7 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
   hashSeed: 0xffffffff,
   qemuVersion: '7.2.22',
   paused: false,
+  baseline: new Uint8Array(32),
   machine: {
     machineType: 'pc-q35-7.2',
     accelerator: 'tcg',
@@ -46,9 +47,9 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
 
 test.each<ControlMessage>([
   offer,
-  { kind: 'accept', templateMissing: true, place: randomUUID() },
+  { kind: 'accept', templateMissing: true, baselineHeld: true, place: randomUUID() },
   { kind: 'refuse', code: 'NOT_ENOUGH_MEMORY', message: 'no', detailsJson: '{}' },
-  { kind: 'prepared', templateBytes: 2 ** 33 },
+  { kind: 'prepared', templateBytes: 2 ** 33, baselineLost: true },
   { kind: 'ready', digest: randomBytes(32) },
   { kind: 'running', statement: randomBytes(200), signature: randomBytes(64) },
   { kind: 'abort', code: 'INTERNAL', message: '' },

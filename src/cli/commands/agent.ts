@@ -1,6 +1,6 @@
 import { type Command, Option } from 'commander'
 import { examples } from '../help.ts'
-import { count, each, size } from '../options.ts'
+import { count, each, size, sizeOrNone } from '../options.ts'
 import type { Action, AgentFlags } from '../session.ts'
 
 interface AgentOptions {
@@ -11,6 +11,7 @@ interface AgentOptions {
   join?: string
   memoryLimit?: number
   templateLimit?: number
+  keepLimit?: number
   prepare?: number | true
   qemu?: string
   qemuUser?: string
@@ -34,7 +35,7 @@ export function registerAgent(program: Command, action: Action): void {
     )
     .option(
       '--config <file>',
-      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, allow, memoryLimitBytes, templateLimitBytes, prepare, qemu, qemuUser, accel, logLevel',
+      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, allow, memoryLimitBytes, templateLimitBytes, keepLimitBytes, prepare, qemu, qemuUser, accel, logLevel',
     )
     .option('--name <name>', "how other nodes call this one (default: the host's name)")
     .option('--data-dir <dir>', 'templates, identity, records (default: /var/lib/drover)')
@@ -55,6 +56,11 @@ export function registerAgent(program: Command, action: Action): void {
       'keep a QEMU started on the template used last, or several (4 at most), so that VMs arrive 50 ms sooner; each takes 30 MiB until memory is needed',
       count,
     )
+    .option(
+      '--keep-limit <size>',
+      'what pages of VMs that went away may take on disk, for their return; 0 keeps none (default: 1G)',
+      sizeOrNone,
+    )
     .option('--qemu <path>', 'QEMU binary (default: qemu-system-x86_64)')
     .option(
       '--qemu-user <name>',
@@ -64,10 +70,11 @@ export function registerAgent(program: Command, action: Action): void {
       new Option('--accel <kind>', 'what executes guests (default: auto)').choices(['auto', 'kvm', 'tcg']),
     )
   command.action(
-    action(async (session, { memoryLimit, templateLimit, prepare, ...options }: AgentOptions) => {
+    action(async (session, { memoryLimit, templateLimit, keepLimit, prepare, ...options }: AgentOptions) => {
       const flags: AgentFlags = { ...options }
       if (memoryLimit !== undefined) flags.memoryLimitBytes = memoryLimit
       if (templateLimit !== undefined) flags.templateLimitBytes = templateLimit
+      if (keepLimit !== undefined) flags.keepLimitBytes = keepLimit
       if (prepare !== undefined) flags.prepare = prepare === true ? 1 : prepare
       // The default socket gives way to the config file's; a flag or DROVER_SOCKET doesn't.
       if (program.getOptionValueSource('socket') !== 'default') flags.socket = session.socket

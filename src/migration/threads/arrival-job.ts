@@ -8,6 +8,8 @@ import {
 import { PAGE_BYTES, type Page, ZERO_PAGE } from '../../domain/page.ts'
 import { encodePages, encodeZeroPages, RAM_BLOCK } from '../../qemu/index.ts'
 import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
+import { KeptFile } from '../kept/kept-file.ts'
+import { writePageTable } from '../kept/page-table.ts'
 import { TemplateRam } from '../template-ram.ts'
 import type { Slots } from './slots.ts'
 
@@ -48,6 +50,7 @@ export class ArrivalJob {
   readonly #hashes: PageHashes
   readonly #pages: number
   readonly #slots: Slots
+  #kept: { file: KeptFile; batches: Generator<Page[]> } | null = null
   readonly #dictionary: Uint8Array
 
   private constructor({ ramPath, memoryBytes, seed, slots, dictionary }: ArrivalInit) {
@@ -60,6 +63,38 @@ export class ArrivalJob {
 
   static async open(init: ArrivalInit): Promise<ArrivalJob> {
     return new ArrivalJob(init)
+  }
+
+  /**
+   * Opens the pages that the guest left here once.
+   *
+   * @param digest - what they must hash to
+   * @returns false when they are gone or damaged
+   */
+  openBaseline(path: string, digest: Uint8Array): boolean {
+    const file = KeptFile.open(path, { seed: this.#hashes.seed, pages: this.#pages, digest })
+    if (file === null) return false
+    this.#kept = { file, batches: file.pages() }
+    return true
+  }
+
+  /** The next of those pages, as `apply` has them; 0 bytes when there are no more. */
+  nextBaseline(slot: number): number {
+    const next = this.#kept!.batches.next()
+    return next.done === true ? 0 : this.#write(next.value, slot)
+  }
+
+  /** Hashes pages and puts them where QEMU is written from. @returns bytes */
+  #write(pages: readonly Page[], slot: number): number {
+    for (const { index, content } of pages) this.#hashes.update(index, content)
+    const streamBytes = encodeForQemu(pages)
+    new Uint8Array(this.#slots[slot]!).set(scratch.subarray(0, streamBytes))
+    return streamBytes
+  }
+
+  /** Writes what the guest arrived with: see page-table.ts. */
+  saveTable(path: string): void {
+    writePageTable(path, this.#hashes)
   }
 
   /**
@@ -76,10 +111,7 @@ export class ArrivalJob {
     }))
     const components = { template: this.#template, references: NO_REFERENCES }
     const { pages, lost } = decodeBatch(groups, components, this.#pages)
-    for (const { index, content } of pages) this.#hashes.update(index, content)
-    const streamBytes = encodeForQemu(pages)
-    bytes.set(scratch.subarray(0, streamBytes))
-    return { streamBytes, lost }
+    return { streamBytes: this.#write(pages, slot), lost }
   }
 
   /**
@@ -95,6 +127,7 @@ export class ArrivalJob {
   }
 
   close(): void {
+    this.#kept?.file[Symbol.dispose]()
     this.#template[Symbol.dispose]()
   }
 }

@@ -13,6 +13,8 @@ import { isZeroPage, PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
 import type { PageCounts } from '../../domain/vm.ts'
 import { GuestMemory } from '../../memory/index.ts'
 import { writePagesFrame } from '../../wire/pages-frame-writer.ts'
+import { writeKeptFile } from '../kept/kept-file.ts'
+import { readPageTable } from '../kept/page-table.ts'
 import { countStockPages } from '../stock-equivalent.ts'
 import { TemplateRam } from '../template-ram.ts'
 import type { Slots } from './slots.ts'
@@ -23,8 +25,10 @@ export interface CaptureInit {
   /** The template's RAM file, which the process maps copy-on-write. */
   ramPath: string
   memoryBytes: number
-  /** Of the page hashes. */
+  /** Of the page hashes, where no table says which. */
   seed: number
+  /** Where the table of the guest's arrival here would be: see page-table.ts. */
+  tablePath: string
   /** Where frames are put. */
   slots: Slots
   /** The template's device state, which both sides have. */
@@ -38,6 +42,18 @@ export interface RoundInit {
   candidates: Uint32Array
   /** Most pages in a batch, up to MAX_BATCH_PAGES: fewer where the link is slow. */
   batchPages: number
+}
+
+/** Numbers of pages. */
+export interface CaptureSummary {
+  /** That the destination holds from us, in whatever way. */
+  sent: number
+  private: number
+  omitted: number
+  /** Of those sent, that it had kept. */
+  reference: number
+  /** That a plain QEMU migration would send. */
+  stockPages: number
 }
 
 /** A part of a round. */
@@ -83,6 +99,10 @@ export class CaptureJob {
   readonly #sent: PageBitmap
   /** Private pages left out because they equal the template. */
   readonly #omitted: PageBitmap
+  /** Pages that the destination has kept from the guest's last stay, and that hold what they held then. */
+  readonly #baseline: PageBitmap
+  /** To be looked at in the next round, whatever the tracker says. */
+  #again: PageBitmap
   /** Private pages at the last look. */
   #private: PageBitmap
   /** To be looked at in this round, from #next on. */
@@ -92,13 +112,19 @@ export class CaptureJob {
   #round = 0
   #batchPages = MAX_BATCH_PAGES
 
-  private constructor(memory: GuestMemory, template: TemplateRam, { seed, slots, dictionary }: CaptureInit) {
+  private constructor(
+    memory: GuestMemory,
+    template: TemplateRam,
+    { seed, tablePath, slots, dictionary }: CaptureInit,
+  ) {
     this.#slots = slots
     this.#dictionary = dictionary
     this.#memory = memory
     this.#template = template
     const { pages } = memory
-    this.#hashes = new PageHashes(pages, seed)
+    this.#hashes = readPageTable(tablePath, pages) ?? new PageHashes(pages, seed)
+    this.#baseline = this.#hashes.known.clone()
+    this.#again = new PageBitmap(pages)
     this.#sent = new PageBitmap(pages)
     this.#omitted = new PageBitmap(pages)
     this.#private = new PageBitmap(pages)
@@ -116,6 +142,34 @@ export class CaptureJob {
     }
   }
 
+  /** The seed of the page hashes; and where the guest came with pages that its last node may have kept, their digest. */
+  hashing(): { seed: number; baseline: Uint8Array | null } {
+    const baseline = this.#baseline.count === 0 ? null : this.#hashes.digest(this.#baseline)
+    return { seed: this.#hashes.seed, baseline }
+  }
+
+  /**
+   * Before the first round: whether the destination has the baseline. Its pages
+   * count as sent then, and travel only where they hold something else by now.
+   */
+  useBaseline(isHeld: boolean): void {
+    if (isHeld) this.#sent.addAll(this.#baseline)
+    else this.#dropBaseline()
+  }
+
+  /** The destination has found its pages damaged: what of them was not sent since goes into the next round. */
+  loseBaseline(): void {
+    this.#again.addAll(this.#baseline)
+    this.#dropBaseline()
+  }
+
+  #dropBaseline(): void {
+    for (const index of this.#baseline.clone()) {
+      this.#hashes.forget(index)
+      this.#baseline.delete(index)
+    }
+  }
+
   /** See GuestMemory.scan(). Bitmaps as their words. */
   async scan(): Promise<{ private: Uint32Array; softDirty: Uint32Array; counts: PageCounts }> {
     const scan = await this.#memory.scan()
@@ -127,6 +181,8 @@ export class CaptureJob {
     this.#private = PageBitmap.of(pages, round.private)
     this.#candidates = PageBitmap.of(pages, round.candidates)
     this.#candidates.addAll(this.#sent.without(this.#private))
+    this.#candidates.addAll(this.#again)
+    this.#again = new PageBitmap(pages)
     this.#batchPages = round.batchPages
     this.#round = round.round
     this.#next = 0
@@ -184,7 +240,14 @@ export class CaptureJob {
     }
     this.#sent.add(index)
     this.#omitted.delete(index)
+    this.#baseline.delete(index)
     encoder.add(index, encoding === 'zstd' && level === 0 ? 'raw' : encoding, content, template)
+  }
+
+  /** Writes what was sent, as it is now: see kept-file.ts. The guest stands still. */
+  keep(path: string): void {
+    const holdsZeros = (index: PageIndex) => this.#hashes.holdsZeros(index)
+    writeKeptFile(path, { digest: this.digest(), pages: this.#sent, holdsZeros }, this.#memory)
   }
 
   /** SHA-256 over all pages that the destination holds from us: PageHashes.digest(). */
@@ -202,9 +265,11 @@ export class CaptureJob {
    *
    * @param pageHashesPath - of the template, see countStockPages()
    */
-  summary(pageHashesPath: string): { private: number; omitted: number; stockPages: number } {
+  summary(pageHashesPath: string): CaptureSummary {
     return {
+      sent: this.#sent.count,
       private: this.#private.count,
+      reference: this.#baseline.count,
       omitted: this.#omitted.count,
       stockPages: countStockPages(pageHashesPath, this.#private, this.#hashes),
     }

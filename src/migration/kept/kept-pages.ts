@@ -1,0 +1,91 @@
+import { mkdir, readdir, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { availableDiskBytes } from '../../domain/disk-space.ts'
+import type { VmId } from '../../domain/vm.ts'
+import { keptFileBytes, readKeptHead } from './kept-file.ts'
+
+/** Of the disk's free space, what kept pages leave to others: they are a convenience. */
+const MIN_FREE_SHARE = 4
+
+/**
+ * Which pages of departed VMs this node keeps, and what the VMs here held when
+ * they arrived, a file for each VM. Within a byte limit, the oldest out first.
+ * Files of VMs that nobody will ever see again go with the limit.
+ */
+export class KeptPages {
+  readonly #pagesDir: string
+  readonly #tablesDir: string
+  readonly #limitBytes: number
+
+  /** @param dataDir - the agent's; @param limitBytes - for the pages; 0 keeps nothing */
+  constructor({ dataDir, limitBytes }: { dataDir: string; limitBytes: number }) {
+    this.#pagesDir = join(dataDir, 'kept')
+    this.#tablesDir = join(dataDir, 'arrived')
+    this.#limitBytes = limitBytes
+  }
+
+  /** Removes what a crash has left half-written, and tables of VMs that are not here any more. */
+  async start(isHere: (id: VmId) => boolean): Promise<void> {
+    for (const dir of [this.#pagesDir, this.#tablesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
+    for (const name of await readdir(this.#pagesDir)) {
+      if (name.endsWith('.new')) await rm(join(this.#pagesDir, name), { force: true })
+    }
+    for (const name of await readdir(this.#tablesDir)) {
+      if (!isHere(name)) await rm(join(this.#tablesDir, name), { force: true })
+    }
+    await this.#evict(0)
+  }
+
+  /** Where the table of a VM's arrival is. */
+  tablePath(id: VmId): string {
+    return join(this.#tablesDir, id)
+  }
+
+  /** Where the pages of a VM are. */
+  pagesPath(id: VmId): string {
+    return join(this.#pagesDir, id)
+  }
+
+  /** Whether the pages behind a digest are here: those that the VM left here last. */
+  holds(id: VmId, digest: Uint8Array): boolean {
+    const head = readKeptHead(this.pagesPath(id))
+    return head !== null && Buffer.from(head.digest).equals(digest)
+  }
+
+  /** Makes room for so many pages. @returns false where they can't be kept */
+  async makeRoom(id: VmId, pages: number): Promise<boolean> {
+    const bytes = keptFileBytes(pages)
+    await rm(this.pagesPath(id), { force: true })
+    const available = availableDiskBytes(this.#pagesDir) ?? 0
+    if (pages === 0 || bytes > this.#limitBytes || bytes > available / MIN_FREE_SHARE) return false
+    await this.#evict(bytes)
+    return true
+  }
+
+  /** The VM is here again: what it left is what it has. */
+  async arrived(id: VmId): Promise<void> {
+    await rm(this.pagesPath(id), { force: true })
+  }
+
+  /** The VM is gone from here. */
+  async departed(id: VmId): Promise<void> {
+    await rm(this.tablePath(id), { force: true })
+  }
+
+  async #evict(neededBytes: number): Promise<void> {
+    const names = await readdir(this.#pagesDir)
+    const files = await Promise.all(
+      names.map(async (name) => {
+        const path = join(this.#pagesDir, name)
+        const { size, mtimeMs } = await stat(path)
+        return { path, size, mtimeMs }
+      }),
+    )
+    let total = neededBytes + files.reduce((sum, { size }) => sum + size, 0)
+    for (const { path, size } of files.sort((a, b) => a.mtimeMs - b.mtimeMs)) {
+      if (total <= this.#limitBytes) return
+      await rm(path, { force: true })
+      total -= size
+    }
+  }
+}
