@@ -18,6 +18,7 @@ export interface CapturedFrame extends CapturedBatch {
 export interface LinkHints {
   /** Most pages in a batch. */
   batchPages: number
+  mayRefer: boolean
   /** What the link was found to carry; null where it never was what took the time. */
   linkBytesPerMs: () => number | null
 }
@@ -59,11 +60,14 @@ export class Capture implements AsyncDisposable {
   }
 
   /** One round: frames of pages that changed since they were last seen. */
-  async *round(round: number, { batchPages, linkBytesPerMs }: LinkHints): AsyncGenerator<CapturedFrame> {
+  async *round(
+    round: number,
+    { batchPages, mayRefer, linkBytesPerMs }: LinkHints,
+  ): AsyncGenerator<CapturedFrame> {
     const found = await this.#tracker.next()
     const words = { private: found.private.words(), candidates: found.candidates.words() }
     const begun = this.#job.call('begin', [
-      { ...words, round, batchPages: Math.min(batchPages, MAX_BATCH_PAGES) },
+      { ...words, round, mayRefer, batchPages: Math.min(batchPages, MAX_BATCH_PAGES) },
     ])
     begun.catch(() => {})
     const ahead: { slot: number; answer: Promise<CapturedBatch> }[] = []
@@ -102,9 +106,14 @@ export class Capture implements AsyncDisposable {
     return this.#job.call('hashing', [])
   }
 
-  /** See CaptureJob.useBaseline(). */
-  useBaseline(isHeld: boolean): Promise<void> {
-    return this.#job.call('useBaseline', [isHeld])
+  /** See CaptureJob.accepted(). */
+  accepted(there: { baseline: boolean; siblings: Uint8Array }): Promise<void> {
+    return this.#job.call('accepted', [there])
+  }
+
+  /** See CaptureJob.lose(). */
+  async lose(bits: Uint8Array): Promise<number> {
+    return bits.length === 0 ? 0 : this.#job.call('lose', [bits])
   }
 
   /** See CaptureJob.loseBaseline(). */

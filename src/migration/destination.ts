@@ -28,6 +28,8 @@ import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.
 import { TIMEOUTS_MS } from './protocol.ts'
 import { arrivalSlots, receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
+import { filterEntriesFor } from './siblings/sibling-filter.ts'
+import type { SiblingIndex } from './siblings/sibling-index.ts'
 import { Taking } from './taking.ts'
 import type { ArrivalJob } from './threads/arrival-job.ts'
 import type { Job, PageThreads } from './threads/page-threads.ts'
@@ -42,6 +44,7 @@ export interface DestinationComponents {
   binary: QemuBinary
   threads: PageThreads
   kept: KeptPages
+  siblings: SiblingIndex
   journal: MigrationJournal
   signatures: Signatures
   /** Peers that may have a template, the best first. */
@@ -166,10 +169,17 @@ export class DestinationMove implements PendingGrant {
   async #receive(arriving: ArrivingVm, signal: AbortSignal, agent: AbortSignal): Promise<void> {
     const templateMissing = !this.#components.templates.has(this.offer.vm.templateId)
     const { baseline, vm } = this.offer
+    const { place } = this.#taking
     const baselineHeld =
       !templateMissing && baseline.length > 0 && this.#components.kept.holds(vm.id, baseline)
     await this.#control.send(
-      { kind: 'accept', templateMissing, baselineHeld, place: this.#taking.place },
+      {
+        kind: 'accept',
+        templateMissing,
+        baselineHeld,
+        siblings: this.#siblingFilter(templateMissing),
+        place,
+      },
       signal,
     )
     this.#pass('accept-sent')
@@ -197,6 +207,12 @@ export class DestinationMove implements PendingGrant {
     await this.#taking.take(arriving, { signal, agent })
     await this.#settleCounts(session)
     await this.#noteArrival(session)
+  }
+
+  #siblingFilter(templateMissing: boolean): Uint8Array {
+    const { vm, privatePages } = this.offer
+    if (templateMissing) return new Uint8Array(0)
+    return this.#components.siblings.filter(vm.templateId, filterEntriesFor(privatePages))
   }
 
   /** Fetches the template from the source, and says every second that it goes on. */
@@ -242,14 +258,15 @@ export class DestinationMove implements PendingGrant {
 
   /** QEMU on the template, open for pages. */
   async #launch(arriving: ArrivingVm, cleanup: AsyncDisposableStack, signal: AbortSignal): Promise<Session> {
-    const { templates, threads } = this.#components
+    const { templates, threads, siblings: index } = this.#components
     const { ram: ramPath } = templates.files(this.offer.vm.templateId)
     const { memoryBytes } = templates.get(this.offer.vm.templateId).manifest.machine
     const slots = arrivalSlots()
     const { process, stream, templateState } = await arriving.launch({ signal })
     cleanup.defer(() => stream.abort())
     const dictionary = deviceSections(templateState)
-    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary }
+    const siblings = index.of(this.offer.vm.templateId).map(({ guest, pages }) => ({ guest, pages }))
+    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary, siblings }
     const job = cleanup.use(await threads.open('arrival', init))
     return { arriving, process, stream, job, slots }
   }
@@ -263,14 +280,20 @@ export class DestinationMove implements PendingGrant {
     }
   }
 
-  /** For the way back: what the VM came with. Without it all of it travels. */
-  async #noteArrival({ job }: Session): Promise<void> {
-    const { kept } = this.#components
+  /** For the way back: what the VM came with. For its siblings: what of it they needn't bring. */
+  async #noteArrival({ job, process }: Session): Promise<void> {
+    const { kept, siblings, templates } = this.#components
+    const { id: vmId, templateId } = this.offer.vm
+    const { ram: ramPath } = templates.files(templateId)
+    const { memoryBytes } = templates.get(templateId).manifest.machine
+    const guest = { pid: process.pid, ramPath, memoryBytes }
     try {
-      await kept.arrived(this.offer.vm.id)
-      await job.call('saveTable', [kept.tablePath(this.offer.vm.id)])
+      await kept.arrived(vmId)
+      await job.call('saveTable', [kept.tablePath(vmId)])
+      while (await job.call('hashPages', [guest]));
+      siblings.add({ vmId, templateId, guest, pages: await job.call('hashedPages', []) })
     } catch {
-      // A full disk.
+      // A full disk, or a guest that has ended by itself: others bring all of theirs.
     }
   }
 

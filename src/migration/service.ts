@@ -28,6 +28,7 @@ import { MoveReports } from './move-reports.ts'
 import { Pace } from './pace.ts'
 import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms, Signatures } from './ports.ts'
 import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
+import { SiblingIndex } from './siblings/sibling-index.ts'
 import { type MoveRequest, type SourceComponents, SourceMove } from './source.ts'
 import { PageThreads } from './threads/page-threads.ts'
 import type { Verdict } from './verdict.ts'
@@ -97,6 +98,7 @@ export class MigrationService {
   readonly #lanes = new MoveLanes()
   readonly #threads = new PageThreads()
   readonly #kept: KeptPages
+  readonly #siblings = new SiblingIndex()
   readonly #garbage = new MoveGarbage(() => this.#departures.size > 0 || this.#arrivals.isMoving)
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
@@ -116,6 +118,7 @@ export class MigrationService {
       ...components,
       threads: this.#threads,
       kept: this.#kept,
+      siblings: this.#siblings,
       onEnded: () => this.#garbage.moveEnded(),
       journal: new MigrationJournal(components.db),
     })
@@ -235,7 +238,10 @@ export class MigrationService {
           this.#softDirty ? softDirtyTracker(memory) : hashTracker(memory),
         settleDoubt: (vm, handover) => this.#settleDoubt(vm, handover),
         onProgress: () => this.#progress.emit(migrationId, this.#progressOf(move)),
-        onLeaving: () => this.#reports.correct(migrationId, 'granted'),
+        onLeaving: () => {
+          this.#siblings.remove(request.spec.id)
+          return this.#reports.correct(migrationId, 'granted')
+        },
       },
       { migrationId, request, doubtReportMs: this.#doubtReportMs },
     )

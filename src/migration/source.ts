@@ -188,7 +188,7 @@ export class SourceMove {
     const answer = await control.receive(['accept'], { timeoutMs: TIMEOUTS_MS.accept, signal })
     this.#pass('accepted')
     this.#granting.accepted(answer.place)
-    await capture.useBaseline(answer.baselineHeld)
+    await capture.accepted({ baseline: answer.baselineHeld, siblings: answer.siblings })
     session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
@@ -215,7 +215,7 @@ export class SourceMove {
       // The destination's QEMU starts while the first round travels.
       const isLost = taken.length === 0 && !templateMissing && (await this.#prepared(session, signal))
       const preparedMs = performance.now()
-      await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
+      const { lost } = await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
       const appliedMs = performance.now()
       const linkMs = round.ms + appliedMs - preparedMs - session.rttMs
       Object.assign(round, { ms: round.ms + appliedMs - sentMs, throttlePercent })
@@ -226,7 +226,7 @@ export class SourceMove {
       garbage.passed(round.bytes)
       garbage.roundEnded()
       // What was counted on is still to come.
-      if (isLost) continue
+      if ((await session.capture.lose(lost)) > 0 || isLost) continue
       if (!(await this.#afterRound(taken, { throttle, rttMs: session.rttMs }))) continue
       // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead.
       return await preflight(session.vm.process, { signal })
@@ -342,8 +342,9 @@ export class SourceMove {
     const { report } = this.meter
     try {
       const { pageHashes } = this.#components.templates.files(vm.record.spec.templateId)
-      const { stockPages, sent, ...pages } = await capture.summary(pageHashes)
+      const { stockPages, sent, baseline, ...pages } = await capture.summary(pageHashes)
       Object.assign(report.pages, pages)
+      report.pages.reference += baseline
       await this.#keepPages(session, sent)
       report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
       const never = new AbortController().signal

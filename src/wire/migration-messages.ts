@@ -102,7 +102,7 @@ const controlBodies = {
     machine,
     baseline: bytes.refine((value) => value.length === 0 || value.length === 32, 'none or 32 bytes'),
   }),
-  accept: z.object({ templateMissing: z.boolean(), baselineHeld: z.boolean(), place: uuid }),
+  accept: z.object({ templateMissing: z.boolean(), baselineHeld: z.boolean(), siblings: bytes, place: uuid }),
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),
   templateProgress: z.object({ bytes: count }),
   prepared: z.object({ templateBytes: count, baselineLost: z.boolean() }),

@@ -47,7 +47,13 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
 
 test.each<ControlMessage>([
   offer,
-  { kind: 'accept', templateMissing: true, baselineHeld: true, place: randomUUID() },
+  {
+    kind: 'accept',
+    templateMissing: true,
+    baselineHeld: true,
+    siblings: new Uint8Array([1, 2]),
+    place: randomUUID(),
+  },
   { kind: 'refuse', code: 'NOT_ENOUGH_MEMORY', message: 'no', detailsJson: '{}' },
   { kind: 'prepared', templateBytes: 2 ** 33, baselineLost: true },
   { kind: 'ready', digest: randomBytes(32) },

@@ -73,14 +73,16 @@ export class KeptPages {
   }
 
   async #evict(neededBytes: number): Promise<void> {
-    const names = await readdir(this.#pagesDir)
-    const files = await Promise.all(
+    // What is being written counts once it is there.
+    const names = (await readdir(this.#pagesDir)).filter((name) => !name.endsWith('.new'))
+    const found = await Promise.all(
       names.map(async (name) => {
         const path = join(this.#pagesDir, name)
-        const { size, mtimeMs } = await stat(path)
-        return { path, size, mtimeMs }
+        const known = await stat(path).catch(() => null)
+        return known === null ? null : { path, size: known.size, mtimeMs: known.mtimeMs }
       }),
     )
+    const files = found.filter((file) => file !== null)
     let total = neededBytes + files.reduce((sum, { size }) => sum + size, 0)
     for (const { path, size } of files.sort((a, b) => a.mtimeMs - b.mtimeMs)) {
       if (total <= this.#limitBytes) return

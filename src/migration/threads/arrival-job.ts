@@ -6,10 +6,14 @@ import {
   type ReferencedPages,
 } from '../../codec/index.ts'
 import { PAGE_BYTES, type Page, ZERO_PAGE } from '../../domain/page.ts'
+import { GuestMemory } from '../../memory/index.ts'
 import { encodePages, encodeZeroPages, RAM_BLOCK } from '../../qemu/index.ts'
 import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
 import { KeptFile } from '../kept/kept-file.ts'
 import { writePageTable } from '../kept/page-table.ts'
+import { type HashedPages, PageHasher } from '../siblings/hashed-pages.ts'
+import { MAX_SIBLING_PAGES, type Sibling, type SiblingGuest } from '../siblings/sibling-index.ts'
+import { SiblingLookup } from '../siblings/sibling-lookup.ts'
 import { TemplateRam } from '../template-ram.ts'
 import type { Slots } from './slots.ts'
 
@@ -24,6 +28,8 @@ export interface ArrivalInit {
   slots: Slots
   /** The template's device state, which both sides have. */
   dictionary: Uint8Array
+  /** VMs here whose pages references may lead to. */
+  siblings: readonly Pick<Sibling, 'guest' | 'pages'>[]
 }
 
 export interface AppliedBatch {
@@ -42,18 +48,29 @@ export interface GroupInSlot extends Pick<PageGroup, 'encoding' | 'indices'> {
 /** Shared by all jobs of a thread: a call leaves nothing in it. */
 const scratch = Buffer.alloc(MAX_PAGES_FRAME_BYTES)
 
-const NO_REFERENCES: ReferencedPages = { page: () => null }
+interface ReadableSibling {
+  pages: HashedPages
+  memory: GuestMemory
+}
 
 /** What comes of the pages of a VM that arrives: decoded, hashed, and written as QEMU reads them. */
 export class ArrivalJob {
   readonly #template: TemplateRam
   readonly #hashes: PageHashes
   readonly #pages: number
+  readonly #siblings: readonly ReadableSibling[]
+  readonly #references: ReferencedPages
+  #hashing: { memory: GuestMemory; hasher: PageHasher } | null = null
   readonly #slots: Slots
   #kept: { file: KeptFile; batches: Generator<Page[]> } | null = null
   readonly #dictionary: Uint8Array
 
-  private constructor({ ramPath, memoryBytes, seed, slots, dictionary }: ArrivalInit) {
+  private constructor(
+    { ramPath, memoryBytes, seed, slots, dictionary }: ArrivalInit,
+    siblings: readonly ReadableSibling[],
+  ) {
+    this.#siblings = siblings
+    this.#references = new SiblingLookup(siblings)
     this.#slots = slots
     this.#dictionary = dictionary
     this.#pages = memoryBytes / PAGE_BYTES
@@ -62,7 +79,13 @@ export class ArrivalJob {
   }
 
   static async open(init: ArrivalInit): Promise<ArrivalJob> {
-    return new ArrivalJob(init)
+    const siblings: ReadableSibling[] = []
+    for (const { guest, pages } of init.siblings) {
+      // One that is going just now has no pages.
+      const memory = await GuestMemory.open(guest).catch(() => null)
+      if (memory !== null) siblings.push({ pages, memory })
+    }
+    return new ArrivalJob(init, siblings)
   }
 
   /**
@@ -109,7 +132,7 @@ export class ArrivalJob {
       indices,
       data: bytes.subarray(offsetBytes, offsetBytes + lengthBytes),
     }))
-    const components = { template: this.#template, references: NO_REFERENCES }
+    const components = { template: this.#template, references: this.#references }
     const { pages, lost } = decodeBatch(groups, components, this.#pages)
     return { streamBytes: this.#write(pages, slot), lost }
   }
@@ -126,7 +149,28 @@ export class ArrivalJob {
     }
   }
 
-  close(): void {
+  /**
+   * Hashes what came, for references of VMs that come later: as it is in the guest, which runs by now. Again and again
+   * until it returns false.
+   *
+   * @throws MemoryError
+   */
+  async hashPages(guest: SiblingGuest): Promise<boolean> {
+    this.#hashing ??= {
+      memory: await GuestMemory.open(guest),
+      hasher: new PageHasher(this.#hashes.known, MAX_SIBLING_PAGES),
+    }
+    return this.#hashing.hasher.step(this.#hashing.memory)
+  }
+
+  /** What `hashPages` has found. */
+  hashedPages(): HashedPages {
+    return this.#hashing!.hasher.take()
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#siblings.map(({ memory }) => memory.close()))
+    await this.#hashing?.memory.close()
     this.#kept?.file[Symbol.dispose]()
     this.#template[Symbol.dispose]()
   }

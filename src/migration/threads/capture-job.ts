@@ -13,8 +13,11 @@ import { isZeroPage, PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
 import type { PageCounts } from '../../domain/vm.ts'
 import { GuestMemory } from '../../memory/index.ts'
 import { writePagesFrame } from '../../wire/pages-frame-writer.ts'
+import { MigrationError } from '../errors.ts'
 import { writeKeptFile } from '../kept/kept-file.ts'
 import { readPageTable } from '../kept/page-table.ts'
+import { referenceHash } from '../siblings/hashed-pages.ts'
+import { SiblingFilter } from '../siblings/sibling-filter.ts'
 import { countStockPages } from '../stock-equivalent.ts'
 import { TemplateRam } from '../template-ram.ts'
 import type { Slots } from './slots.ts'
@@ -40,6 +43,8 @@ export interface RoundInit {
   round: number
   private: Uint32Array
   candidates: Uint32Array
+  /** Pages that the destination seems to have elsewhere may go as references. Not in the blackout: they may be lost. */
+  mayRefer: boolean
   /** Most pages in a batch, up to MAX_BATCH_PAGES: fewer where the link is slow. */
   batchPages: number
 }
@@ -51,7 +56,7 @@ export interface CaptureSummary {
   private: number
   omitted: number
   /** Of those sent, that it had kept. */
-  reference: number
+  baseline: number
   /** That a plain QEMU migration would send. */
   stockPages: number
 }
@@ -101,6 +106,13 @@ export class CaptureJob {
   readonly #omitted: PageBitmap
   /** Pages that the destination has kept from the guest's last stay, and that hold what they held then. */
   readonly #baseline: PageBitmap
+  /** What the destination has in other VMs. */
+  #siblings: SiblingFilter | null = null
+  /** Pages of the round that went as references, in order. */
+  #references: PageIndex[] = []
+  /** Their references led nowhere. */
+  readonly #lost: PageBitmap
+  #mayRefer = false
   /** To be looked at in the next round, whatever the tracker says. */
   #again: PageBitmap
   /** Private pages at the last look. */
@@ -125,6 +137,7 @@ export class CaptureJob {
     this.#hashes = readPageTable(tablePath, pages) ?? new PageHashes(pages, seed)
     this.#baseline = this.#hashes.known.clone()
     this.#again = new PageBitmap(pages)
+    this.#lost = new PageBitmap(pages)
     this.#sent = new PageBitmap(pages)
     this.#omitted = new PageBitmap(pages)
     this.#private = new PageBitmap(pages)
@@ -149,12 +162,41 @@ export class CaptureJob {
   }
 
   /**
-   * Before the first round: whether the destination has the baseline. Its pages
-   * count as sent then, and travel only where they hold something else by now.
+   * Before the first round: what the destination has already.
+   *
+   * @param there.baseline - it has the baseline: its pages count as sent, and travel only where they hold something
+   *   else by now
+   * @param there.siblings - what it has in other VMs: see sibling-filter.ts
+   * @throws MigrationError PROTOCOL_VIOLATION for what is no such filter
    */
-  useBaseline(isHeld: boolean): void {
-    if (isHeld) this.#sent.addAll(this.#baseline)
+  accepted(there: { baseline: boolean; siblings: Uint8Array }): void {
+    const siblings = SiblingFilter.decode(there.siblings)
+    this.#siblings = siblings.isEmpty ? null : siblings
+    if (there.baseline) this.#sent.addAll(this.#baseline)
     else this.#dropBaseline()
+  }
+
+  /**
+   * After a round: whether each of its references led nowhere, as RoundApplied has it. Those pages go into the next
+   * round, as content.
+   *
+   * @returns how many
+   * @throws MigrationError PROTOCOL_VIOLATION
+   */
+  lose(bits: Uint8Array): number {
+    if (bits.length > Math.ceil(this.#references.length / 8)) {
+      throw new MigrationError(
+        'PROTOCOL_VIOLATION',
+        `${bits.length} bytes for ${this.#references.length} references`,
+      )
+    }
+    const lost = this.#references.filter((_, i) => (bits[i >>> 3]! & (1 << (i & 7))) !== 0)
+    for (const index of lost) {
+      this.#hashes.forget(index)
+      this.#lost.add(index)
+      this.#again.add(index)
+    }
+    return lost.length
   }
 
   /** The destination has found its pages damaged: what of them was not sent since goes into the next round. */
@@ -186,6 +228,8 @@ export class CaptureJob {
     this.#batchPages = round.batchPages
     this.#round = round.round
     this.#next = 0
+    this.#mayRefer = round.mayRefer && this.#siblings !== null
+    this.#references = []
   }
 
   /**
@@ -241,7 +285,19 @@ export class CaptureJob {
     this.#sent.add(index)
     this.#omitted.delete(index)
     this.#baseline.delete(index)
+    const isDear = encoding === 'raw' || encoding === 'zstd'
+    if (isDear && this.#mayRefer && this.#refer(index, content)) return
     encoder.add(index, encoding === 'zstd' && level === 0 ? 'raw' : encoding, content, template)
+  }
+
+  /** @returns whether the page goes as a reference to one that the destination seems to have */
+  #refer(index: PageIndex, content: Uint8Array): boolean {
+    if (this.#lost.has(index)) return false
+    const hash = referenceHash(content)
+    if (!this.#siblings!.has(hash)) return false
+    encoder.addReference(index, hash)
+    this.#references.push(index)
+    return true
   }
 
   /** Writes what was sent, as it is now: see kept-file.ts. The guest stands still. */
@@ -269,7 +325,7 @@ export class CaptureJob {
     return {
       sent: this.#sent.count,
       private: this.#private.count,
-      reference: this.#baseline.count,
+      baseline: this.#baseline.count,
       omitted: this.#omitted.count,
       stockPages: countStockPages(pageHashesPath, this.#private, this.#hashes),
     }
