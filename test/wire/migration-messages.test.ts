@@ -33,7 +33,7 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
   hashSeed: 0xffffffff,
   qemuVersion: '7.2.22',
   paused: false,
-  baseline: new Uint8Array(32),
+  baseline: Buffer.alloc(32),
   machine: {
     machineType: 'pc-q35-7.2',
     accelerator: 'tcg',
@@ -51,7 +51,7 @@ test.each<ControlMessage>([
     kind: 'accept',
     templateMissing: true,
     baselineHeld: true,
-    siblings: new Uint8Array([1, 2]),
+    siblings: Buffer.from([1, 2]),
     place: randomUUID(),
   },
   { kind: 'refuse', code: 'NOT_ENOUGH_MEMORY', message: 'no', detailsJson: '{}' },
