@@ -18,6 +18,12 @@ const UNTHROTTLED_MS = 3
 const SWITCHOVER_MS = 20
 /** Of the target, what a guest that is slowed down is stopped at: the rest is for what the prediction misses. */
 const AMPLE_SHARE = 0.7
+/** Rounds at the last step, before the guest is given up. */
+const SLOWEST_ROUNDS = 6
+/** A round of more than this share of the one before it isn't smaller. */
+const UNCHANGED_SHARE = 0.9
+/** Measured: timers, and what a guest does in the few milliseconds that it has. */
+const MIN_REAL_SPEED = 0.05
 /** Tried for when nobody asked for another: what stock QEMU aims at (`downtime-limit`). */
 const TARGET_BLACKOUT_MS = 300
 /**
@@ -74,17 +80,25 @@ export function decideAfterRound(rounds: readonly RoundTaken[], limits: Limits):
   const within = prediction.blackoutMs <= targetMs
   const small = lastRoundBytes <= FEW_BYTES || lastRoundMs <= TARGET_LAST_ROUND_MS
   const shrinks = nextPages < last.pages * PROGRESS_SHARE || rounds.length === 1
-  // A guest that is slowed down waits no longer than it must.
-  const ample = last.throttlePercent > 0 && prediction.blackoutMs <= targetMs * AMPLE_SHARE
+  // A guest that is slowed down waits no longer than it must; slowed down as far as can be, it can't do better.
+  const isSlowest = last.throttlePercent === THROTTLE_STEPS.at(-1)
+  const ample = last.throttlePercent > 0 && prediction.blackoutMs <= targetMs * (isSlowest ? 1 : AMPLE_SHARE)
+  // What a throttle does, the round after the first at it shows.
+  const isKnown = (rounds.at(-2)?.throttlePercent ?? 0) === last.throttlePercent
+  if (!isKnown && rounds.length < MAX_ROUNDS) return { kind: 'another-round', prediction }
   if (within && (small || ample || !shrinks)) return { kind: 'switch-over', prediction }
   // A few pages that miss the target do so for the way to the destination: no throttle makes that shorter.
   const hopeless = SWITCHOVER_MS + 2 * limits.rttMs > targetMs
   if (rounds.length < MAX_ROUNDS && !(hopeless && small)) {
     if (shrinks) return { kind: 'another-round', prediction }
-    const percent = nextStep(last.throttlePercent, prediction)
+    const percent = nextStep(rounds, prediction)
     if (percent !== null) return { kind: 'throttle', percent, prediction }
-    // The pages of the first round at the last step were written at the one before.
-    if (rounds.at(-2)?.throttlePercent !== last.throttlePercent) return { kind: 'another-round', prediction }
+    // So much of the time rounds go up and down: one of them may do.
+    if (
+      !rounds.slice(-SLOWEST_ROUNDS).every(({ throttlePercent }) => throttlePercent === last.throttlePercent)
+    ) {
+      return { kind: 'another-round', prediction }
+    }
   }
   const allowedMs = limits.maxBlackoutMs ?? limits.hardBlackoutMs
   return prediction.blackoutMs <= allowedMs
@@ -106,9 +120,10 @@ function predict(
   // One round tells what is there, not how fast it came: no more than that is likely.
   let [nextPages, pagesAtSpeed] = [last.pages, 0]
   if (previous !== undefined) {
-    const pagesPerMs = last.pages / Math.max(previous.ms * speed(previous), 1)
-    nextPages = Math.max(pagesPerMs * last.ms * speed(last), Math.min(last.pages, HOT_PAGES))
-    pagesAtSpeed = pagesPerMs * UNTHROTTLED_MS
+    const pagesPerMs = ((last.pages / Math.max(previous.ms, 1)) * speed(last)) / speed(previous)
+    nextPages = Math.max(pagesPerMs * last.ms, Math.min(last.pages, HOT_PAGES))
+    // What a throttle really leaves is more than its share says, the more so the less that is.
+    pagesAtSpeed = (pagesPerMs / Math.max(speed(last), MIN_REAL_SPEED)) * UNTHROTTLED_MS
   }
   const lastRoundBytes = (nextPages + pagesAtSpeed) * bytesPerPage(last)
   const lastRoundMs = lastRoundBytes / linkBytesPerMs
@@ -122,9 +137,16 @@ function predict(
   }
 }
 
-/** The first step at which the rounds would shrink; the last one when none would, null when it is taken. */
-function nextStep(percent: number, { writtenBytesPerMs, linkBytesPerMs }: Prediction): number | null {
-  const steps = THROTTLE_STEPS.filter((step) => step > percent)
+/**
+ * The first step at which the rounds would shrink; the last one when none would, null when it is taken. A guest that
+ * rewrites the same pages within a round writes faster than it looks: where a step changed nothing, one is left out.
+ */
+function nextStep(rounds: readonly RoundTaken[], prediction: Prediction): number | null {
+  const { writtenBytesPerMs, linkBytesPerMs } = prediction
+  const { throttlePercent: percent, pages } = rounds.at(-1)!
+  const unslowed = rounds.findLast(({ throttlePercent }) => throttlePercent < percent)
+  const changedNothing = unslowed !== undefined && pages > unslowed.pages * UNCHANGED_SHARE
+  const steps = THROTTLE_STEPS.filter((step) => step > percent).slice(changedNothing ? -3 : 0)
   const unthrottled = writtenBytesPerMs / (1 - percent / 100)
   const enough = (step: number) => unthrottled * (1 - step / 100) < linkBytesPerMs * PROGRESS_SHARE
   return steps.find(enough) ?? steps.at(-1) ?? null

@@ -1,4 +1,5 @@
 import type { RoundReport } from '../domain/migration.ts'
+import { preflight } from '../qemu/index.ts'
 import { MAX_DEVICE_STATE_WIRE_BYTES } from '../wire/migration-messages.ts'
 import type { MoveBoundary } from './boundaries.ts'
 import { MigrationError } from './errors.ts'
@@ -38,9 +39,11 @@ export async function switchOver(
   const { report } = meter
   const stoppedMs = performance.now()
   handover.on('stopped')
-  const pausing = vm.process.pause({ signal })
+  // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead. QEMU takes
+  // one command after the other: it looks, and stops the guest, without a way to here and back between.
+  const stopping = [preflight(vm.process, { signal }), vm.process.pause({ signal })]
   onStopping()
-  await pausing
+  await Promise.all(stopping)
   onBoundary('stopped')
   const deviceState = await vm.process.saveDeviceState({ signal })
   onBoundary('state-saved')

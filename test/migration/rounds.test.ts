@@ -100,7 +100,7 @@ test.each([
   [
     'one far too fast',
     FAST,
-    { bytesPerMs: 10 * MBIT, rttMs: 1 },
+    { bytesPerMs: 2 * MBIT, rttMs: 1 },
     300,
     { end: 'give-up', rounds: 30, to: 99, within: 1e9 },
   ],

@@ -73,6 +73,9 @@ export interface CapturedBatch {
 /** As much is looked at in one call, even where nothing has changed: 5 ms, then other jobs have their turn. */
 const MAX_LOOK_PAGES = 4096
 
+/** Of a round's references: with more that lead nowhere they cost more than they save. */
+const MAX_LOST_SHARE = 0.1
+
 /** Shared by all jobs of a thread: a call leaves nothing in them. */
 const contents = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
 const templates = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
@@ -196,6 +199,8 @@ export class CaptureJob {
       this.#lost.add(index)
       this.#again.add(index)
     }
+    // The other VMs have moved on: no more is asked of them.
+    if (lost.length > this.#references.length * MAX_LOST_SHARE) this.#siblings = null
     return lost.length
   }
 
