@@ -13,9 +13,9 @@ const MAX_HELD_MS = 1_000
  */
 const INTERFACE_BYTES_PER_BYTE = 1.023
 /** A frame leaves in one go: as long as this of a limited link is no burst to those who share it. */
-const BATCH_MS = 50
+const BATCH_MS = 20
 /** Fewer aren't worth their frame; more than 1 MiB would not be faster. */
-const [MIN_BATCH_PAGES, MAX_BATCH_PAGES] = [16, 256]
+const [MIN_BATCH_PAGES, MAX_BATCH_PAGES] = [8, 256]
 
 /** Pages to encode into one frame under a limit; null: no limit. */
 export function batchPages(bytesPerSecond: number | null): number {

@@ -80,9 +80,9 @@ test.each([{ what: 'for its turn' }, { what: 'for a blackout' }])(
 test.each([
   [null, 256],
   [125_000_000, 256],
-  [4_000_000, 48],
-  [1_250_000, 16],
-  [1_000, 16],
+  [4_000_000, 19],
+  [1_250_000, 8],
+  [1_000, 8],
 ])('under a limit of %s bytes per second a frame holds %i pages', (bytesPerSecond, pages) => {
   expect(batchPages(bytesPerSecond)).toBe(pages)
 })
