@@ -122,8 +122,8 @@ export class Capture implements AsyncDisposable {
   }
 
   /** See CaptureJob.keep(). */
-  keep(path: string): Promise<void> {
-    return this.#job.call('keep', [path])
+  async keep(path: string): Promise<void> {
+    while (!(await this.#job.call('keep', [path])));
   }
 
   /** See CaptureJob.summary(). */

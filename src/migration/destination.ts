@@ -193,9 +193,7 @@ export class DestinationMove implements PendingGrant {
     await using cleanup = new AsyncDisposableStack()
     const session = await this.#launch(arriving, cleanup, signal)
     this.#pass('launched')
-    const isBaselineSound =
-      baselineHeld &&
-      (await session.job.call('openBaseline', [this.#components.kept.pagesPath(vm.id), baseline]))
+    const isBaselineSound = baselineHeld && (await this.#isBaselineSound(session))
     const baselineLost = baselineHeld && !isBaselineSound
     await this.#control.send({ kind: 'prepared', templateBytes, baselineLost }, signal)
     this.#pass('prepared-sent')
@@ -269,6 +267,16 @@ export class DestinationMove implements PendingGrant {
     const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary, siblings }
     const job = cleanup.use(await threads.open('arrival', init))
     return { arriving, process, stream, job, slots }
+  }
+
+  /** Whether the pages that the VM left here are as they were. */
+  async #isBaselineSound({ job }: Session): Promise<boolean> {
+    const { vm, baseline } = this.offer
+    if (!(await job.call('openBaseline', [this.#components.kept.pagesPath(vm.id), baseline]))) return false
+    for (;;) {
+      const isSound = await job.call('checkBaseline', [])
+      if (isSound !== null) return isSound
+    }
   }
 
   /** Brings QEMU the pages that the VM left here: a round that needs no wire. */

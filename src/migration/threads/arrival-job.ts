@@ -62,7 +62,7 @@ export class ArrivalJob {
   readonly #references: ReferencedPages
   #hashing: { memory: GuestMemory; hasher: PageHasher } | null = null
   readonly #slots: Slots
-  #kept: { file: KeptFile; batches: Generator<Page[]> } | null = null
+  #kept: { file: KeptFile; checking: Generator<void, boolean>; batches: Generator<Page[]> } | null = null
   readonly #dictionary: Uint8Array
 
   private constructor(
@@ -92,13 +92,20 @@ export class ArrivalJob {
    * Opens the pages that the guest left here once.
    *
    * @param digest - what they must hash to
-   * @returns false when they are gone or damaged
+   * @returns false when they are gone
    */
   openBaseline(path: string, digest: Uint8Array): boolean {
-    const file = KeptFile.open(path, { seed: this.#hashes.seed, pages: this.#pages, digest })
+    const file = KeptFile.open(path, digest)
     if (file === null) return false
-    this.#kept = { file, batches: file.pages() }
+    const checking = file.checking({ seed: this.#hashes.seed, pages: this.#pages, digest })
+    this.#kept = { file, checking, batches: file.pages() }
     return true
+  }
+
+  /** A part of the look whether they are as they were. @returns null until it is over: call it again */
+  checkBaseline(): boolean | null {
+    const { done, value } = this.#kept!.checking.next()
+    return done === true ? value : null
   }
 
   /** The next of those pages, as `apply` has them; 0 bytes when there are no more. */

@@ -14,7 +14,7 @@ import type { PageCounts } from '../../domain/vm.ts'
 import { GuestMemory } from '../../memory/index.ts'
 import { writePagesFrame } from '../../wire/pages-frame-writer.ts'
 import { MigrationError } from '../errors.ts'
-import { writeKeptFile } from '../kept/kept-file.ts'
+import { writingKeptFile } from '../kept/kept-file.ts'
 import { readPageTable } from '../kept/page-table.ts'
 import { referenceHash } from '../siblings/hashed-pages.ts'
 import { SiblingFilter } from '../siblings/sibling-filter.ts'
@@ -124,6 +124,7 @@ export class CaptureJob {
   #candidates: PageBitmap
   #next: PageIndex = 0
   #isFirst = true
+  #keeping: Generator<void> | null = null
   #round = 0
   #batchPages = MAX_BATCH_PAGES
 
@@ -305,10 +306,19 @@ export class CaptureJob {
     return true
   }
 
-  /** Writes what was sent, as it is now: see kept-file.ts. The guest stands still. */
-  keep(path: string): void {
+  /**
+   * Writes what was sent, as it is now: see kept-file.ts. The guest stands still.
+   *
+   * @returns false until it is written: call it again
+   */
+  keep(path: string): boolean {
     const holdsZeros = (index: PageIndex) => this.#hashes.holdsZeros(index)
-    writeKeptFile(path, { digest: this.digest(), pages: this.#sent, holdsZeros }, this.#memory)
+    this.#keeping ??= writingKeptFile(
+      path,
+      { digest: this.digest(), pages: this.#sent, holdsZeros },
+      this.#memory,
+    )
+    return this.#keeping.next().done === true
   }
 
   /** SHA-256 over all pages that the destination holds from us: PageHashes.digest(). */
@@ -337,6 +347,7 @@ export class CaptureJob {
   }
 
   close(): Promise<void> {
+    this.#keeping?.return(undefined)
     this.#template[Symbol.dispose]()
     return this.#memory.close()
   }

@@ -10,7 +10,7 @@ import {
   KeptFile,
   keptFileBytes,
   readKeptHead,
-  writeKeptFile,
+  writingKeptFile,
 } from '../../../src/migration/kept/kept-file.ts'
 import { KeptPages } from '../../../src/migration/kept/kept-pages.ts'
 import { readPageTable, writePageTable } from '../../../src/migration/kept/page-table.ts'
@@ -42,12 +42,23 @@ function keep(path: string): { ram: Buffer; hashes: PageHashes; digest: Uint8Arr
   const sent = { digest, pages: hashes.known, holdsZeros: (index: number) => hashes.holdsZeros(index) }
   const read = ({ first, end }: { first: number; end: number }, into: Uint8Array) =>
     into.set(ram.subarray(first * PAGE_BYTES, end * PAGE_BYTES))
-  writeKeptFile(path, sent, { read })
+  for (const _ of writingKeptFile(path, sent, { read }));
   return { ram, hashes, digest }
 }
 
-const open = (path: string, digest: Uint8Array) =>
-  KeptFile.open(path, { seed: SEED, pages: GUEST_PAGES, digest })
+/** What is kept, where it is sound. */
+function open(path: string, digest: Uint8Array, pages = GUEST_PAGES): KeptFile | null {
+  const file = KeptFile.open(path, digest)
+  if (file === null) return null
+  const checking = file.checking({ seed: SEED, pages, digest })
+  for (;;) {
+    const { done, value } = checking.next()
+    if (done !== true) continue
+    if (value) return file
+    file[Symbol.dispose]()
+    return null
+  }
+}
 
 test('pages come back as they were kept, zeros without taking space', () => {
   const path = join(dir, 'vm')
@@ -91,7 +102,7 @@ test('pages of another stay, or of another guest, are not these', () => {
   const { digest } = keep(path)
   expect(open(path, randomBytes(32))).toBeNull()
   expect(open(join(dir, 'nobody'), digest)).toBeNull()
-  expect(KeptFile.open(path, { seed: SEED, pages: 16, digest })).toBeNull()
+  expect(open(path, digest, 16)).toBeNull()
 })
 
 test('writing that fails leaves no file, and the one before it', () => {
@@ -101,10 +112,24 @@ test('writing that fails leaves no file, and the one before it', () => {
   const read = () => {
     throw new Error('the guest is gone')
   }
-  expect(() => writeKeptFile(path, sent, { read })).toThrow('the guest is gone')
+  expect(() => writingKeptFile(path, sent, { read }).next()).toThrow('the guest is gone')
   expect(existsSync(`${path}.new`)).toBe(false)
   using file = open(path, digest)
   expect(file).not.toBeNull()
+})
+
+test('writing that is given up leaves no file', () => {
+  const path = join(dir, 'vm')
+  const { ram, hashes, digest } = keep(join(dir, 'other'))
+  const sent = { digest, pages: hashes.known, holdsZeros: () => false }
+  const read = ({ first, end }: { first: number; end: number }, into: Uint8Array) =>
+    into.set(ram.subarray(first * PAGE_BYTES, end * PAGE_BYTES))
+  const writing = writingKeptFile(path, sent, { read })
+  expect(writing.next().done).toBe(false)
+  expect(existsSync(`${path}.new`)).toBe(true)
+  writing.return(undefined)
+  expect(existsSync(path)).toBe(false)
+  expect(existsSync(`${path}.new`)).toBe(false)
 })
 
 test('a table of hashes comes back as it was', () => {
