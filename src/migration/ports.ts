@@ -74,6 +74,8 @@ export interface MovableVms {
   depart(name: string, migrationId: MigrationId): Promise<DepartingVm>
   /** Whether a VM is on this node, in whatever state. */
   has(id: VmId): boolean
+  /** Whether a VM runs on this node. */
+  isRunning(id: VmId): boolean
   /** VMs in doubt, also those whose QEMU has ended. */
   inDoubt(): DepartingVm[]
   reserve(request: {

@@ -98,7 +98,7 @@ export class MigrationService {
   readonly #lanes = new MoveLanes()
   readonly #threads = new PageThreads()
   readonly #kept: KeptPages
-  readonly #siblings = new SiblingIndex()
+  readonly #siblings = new SiblingIndex((id) => this.#components.vms.isRunning(id))
   readonly #garbage = new MoveGarbage(() => this.#departures.size > 0 || this.#arrivals.isMoving)
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()

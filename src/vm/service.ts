@@ -203,6 +203,11 @@ export class VmService {
     return this.#node.roster.byId(id) !== undefined
   }
 
+  /** Whether a VM runs on this node. */
+  isRunning(id: VmRecord['spec']['id']): boolean {
+    return (this.#node.roster.byId(id)?.process ?? null) !== null
+  }
+
   /** VMs whose move is in doubt, those among them too whose QEMU has ended. */
   inDoubt(): DepartingVm[] {
     return this.#node.roster.vms().flatMap((vm) => {

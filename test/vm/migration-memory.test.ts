@@ -50,6 +50,7 @@ function holdAtHandover(): {
   let resume = async () => {}
   const wrap = (vms: MovableVms): MovableVms => ({
     has: (id) => vms.has(id),
+    isRunning: (id) => vms.isRunning(id),
     inDoubt: () => vms.inDoubt(),
     movable: (name) => vms.movable(name),
     reserveHerd: (places) => vms.reserveHerd(places),

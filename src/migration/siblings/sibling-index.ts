@@ -25,13 +25,19 @@ export interface Sibling {
  * same template. In memory alone: after a restart of the agent there are none.
  */
 export class SiblingIndex {
+  readonly #isRunning: (vmId: VmId) => boolean
   readonly #maxPages: number
   /** Oldest first. */
   readonly #siblings = new Map<VmId, Sibling>()
   /** Made when they are first asked for. */
   readonly #prefixes = new Map<TemplateId, Prefixes>()
 
-  constructor({ maxPages = MAX_SIBLING_PAGES }: { maxPages?: number } = {}) {
+  /** @param isRunning - whether a VM runs on this node: the pages of others are nobody's */
+  constructor(
+    isRunning: (vmId: VmId) => boolean,
+    { maxPages = MAX_SIBLING_PAGES }: { maxPages?: number } = {},
+  ) {
+    this.#isRunning = isRunning
     this.#maxPages = maxPages
   }
 
@@ -58,6 +64,7 @@ export class SiblingIndex {
 
   /** The VMs of a template, the newest first. */
   of(templateId: TemplateId): Sibling[] {
+    for (const vmId of this.#siblings.keys()) if (!this.#isRunning(vmId)) this.remove(vmId)
     return [...this.#siblings.values()].filter((sibling) => sibling.templateId === templateId).reverse()
   }
 
@@ -69,7 +76,8 @@ export class SiblingIndex {
    * @returns nothing where there is nothing
    */
   filter(templateId: TemplateId, maxEntries: number): Uint8Array {
-    const prefixes = this.#prefixes.get(templateId) ?? countPrefixes(this.of(templateId))
+    const siblings = this.of(templateId)
+    const prefixes = this.#prefixes.get(templateId) ?? countPrefixes(siblings)
     this.#prefixes.set(templateId, prefixes)
     const common = spread(prefixes.common, maxEntries)
     const single = spread(prefixes.single, maxEntries - common.length)

@@ -31,7 +31,7 @@ function found(
 }
 
 test('tells the VMs of a template, the newest first, until they go', () => {
-  const index = new SiblingIndex()
+  const index = new SiblingIndex(() => true)
   for (const vmId of ['a', 'b', 'c']) index.add(sibling(vmId, BufferMemory.random(4)))
   index.add(sibling('other', BufferMemory.random(4), OTHER_TEMPLATE))
   expect(idsOf(index)).toEqual(['c', 'b', 'a'])
@@ -44,7 +44,7 @@ test('tells the VMs of a template, the newest first, until they go', () => {
 })
 
 test('the oldest VMs go where there are too many pages', () => {
-  const index = new SiblingIndex({ maxPages: 10 })
+  const index = new SiblingIndex(() => true, { maxPages: 10 })
   for (const vmId of ['a', 'b', 'c']) index.add(sibling(vmId, BufferMemory.random(4)))
   expect(idsOf(index)).toEqual(['c', 'b'])
   index.add(sibling('d', BufferMemory.random(10)))
@@ -52,7 +52,7 @@ test('the oldest VMs go where there are too many pages', () => {
 })
 
 test('the filter has what the VMs of the template have, and follows them', () => {
-  const index = new SiblingIndex()
+  const index = new SiblingIndex(() => true)
   const [a, b] = [BufferMemory.random(300), BufferMemory.random(300)]
   const counts = () => [a, b].map((memory) => found(index, memory).length)
   expect(index.filter(TEMPLATE, 65_536)).toHaveLength(0)
@@ -67,8 +67,19 @@ test('the filter has what the VMs of the template have, and follows them', () =>
   expect(index.filter(TEMPLATE, 65_536)).toHaveLength(0)
 })
 
+test('VMs that do not run any more have no pages', () => {
+  const running = new Set(['a', 'b'])
+  const index = new SiblingIndex((vmId) => running.has(vmId))
+  const [a, b] = [BufferMemory.random(8), BufferMemory.random(8)]
+  index.add(sibling('a', a))
+  index.add(sibling('b', b))
+  running.delete('a')
+  expect([a, b].map((memory) => found(index, memory).length)).toEqual([0, 8])
+  expect(idsOf(index)).toEqual(['b'])
+})
+
 test('where not all find room, pages that several VMs have go first', () => {
-  const index = new SiblingIndex()
+  const index = new SiblingIndex(() => true)
   const [a, b] = [BufferMemory.random(200), BufferMemory.random(200)]
   b.bytes.set(a.bytes.subarray(0, 20 * PAGE_BYTES))
   index.add(sibling('a', a))
