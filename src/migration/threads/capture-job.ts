@@ -256,7 +256,8 @@ export class CaptureJob {
       looked += run.end - run.first
     }
     const isLast = run === null && this.#candidates.runFrom(this.#next, 1) === null
-    const groups = encoder.take(this.#isFirst ? PATIENT : this.#compression)
+    // Where there is more to come, it comes sooner.
+    const groups = encoder.take(this.#isFirst && isLast ? PATIENT : this.#compression)
     this.#isFirst = false
     const frame =
       groups.length === 0 ? null : writePagesFrame(new Uint8Array(this.#slots[slot]!), this.#round, groups)
