@@ -31,9 +31,11 @@ export interface PageReport {
   /** Private pages that equal the template and were never sent otherwise. */
   omitted: number
   zero: number
+  /** As difference to the template's pages. */
   xor: number
   zstd: number
   raw: number
+  /** That the destination had: in another VM, or kept from this one's last stay; the latter are in no round. */
   reference: number
   template: number
 }

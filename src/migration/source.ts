@@ -342,7 +342,9 @@ export class SourceMove {
       const { pageHashes } = this.#components.templates.files(vm.record.spec.templateId)
       const { stockPages, sent, baseline, ...pages } = await capture.summary(pageHashes)
       Object.assign(report.pages, pages)
+      // Nothing of these was in a round.
       report.pages.reference += baseline
+      report.pages.sent += baseline
       await this.#keepPages(session, sent)
       report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
       const never = new AbortController().signal
