@@ -21,7 +21,8 @@ export class GuestMemory implements AsyncDisposable {
   readonly #mapping: GuestMapping
   readonly #mem: FileHandle
   readonly #pagemap: FileHandle
-  readonly #entries: Uint32Array
+  /** Made by the first scan: who only reads pages needs none. 1 MiB for 512 MiB of guest. */
+  #entries: Uint32Array | null = null
 
   private constructor(pid: number, mapping: GuestMapping, mem: FileHandle, pagemap: FileHandle) {
     this.pid = pid
@@ -30,7 +31,6 @@ export class GuestMemory implements AsyncDisposable {
     this.#mapping = mapping
     this.#mem = mem
     this.#pagemap = pagemap
-    this.#entries = pagemapBuffer(this.pages)
   }
 
   /**
@@ -55,6 +55,7 @@ export class GuestMemory implements AsyncDisposable {
    */
   async scan(): Promise<PagemapScan> {
     try {
+      this.#entries ??= pagemapBuffer(this.pages)
       return await scanPagemap(this.#pagemap, this.#mapping, this.#entries)
     } catch (cause) {
       throw procError(this.pid, 'pagemap', cause)
