@@ -24,7 +24,7 @@ import { FuzzFailure } from './target.ts'
 
 const LIMIT_BYTES = 4 * 1024 ** 3
 /** What data directories hold, and nothing else, whatever peers call things. */
-const EXPECTED = ['db', 'run', 'templates', 'vms']
+const EXPECTED = ['db', 'run', 'templates', 'vms', 'arrived', 'kept']
 
 /** Takes pages as QEMU would, and throws them away. */
 async function sink(): Promise<IncomingVm> {
@@ -130,10 +130,11 @@ export class FuzzNode implements AsyncDisposable {
     const { reservedBytes } = this.vms.memory()
     if (reservedBytes > 0) throw new FuzzFailure(`${reservedBytes} bytes are still reserved`)
     const unexpected = (await readdir(this.#node.dir)).filter((name) => !EXPECTED.includes(name))
-    const runDirs = await readdir(join(this.#node.dir, 'run'))
-    if (unexpected.length + runDirs.length > 0) {
-      throw new FuzzFailure(`left on disk: ${[...unexpected, ...runDirs].join(', ')}`)
-    }
+    const ofVms = await Promise.all(
+      ['run', 'arrived', 'kept'].map((dir) => readdir(join(this.#node.dir, dir))),
+    )
+    const left = [...unexpected, ...ofVms.flat()]
+    if (left.length > 0) throw new FuzzFailure(`left on disk: ${left.join(', ')}`)
     const templateFiles = (await readdir(this.#node.templatesDir)).length
     if (templateFiles !== this.#templateFiles) throw new FuzzFailure(`${templateFiles} entries in the store`)
     if (this.vms.list().length > 0) throw new FuzzFailure('a VM came out of nothing')
