@@ -54,6 +54,12 @@ export class BatchEncoder {
     this.#count(index, 'reference')
   }
 
+  /** Forgets what was taken: who took it has failed midway. */
+  clear(): void {
+    this.#indices = noIndices()
+    this.#pages = 0
+  }
+
   /**
    * Encodes what was taken since the last time, and is empty then. Data may be
    * views on what the next pages are copied to: they are valid until then.
@@ -62,8 +68,7 @@ export class BatchEncoder {
    */
   take(compression: Compression): PageGroup[] {
     const indices = this.#indices
-    this.#indices = noIndices()
-    this.#pages = 0
+    this.clear()
     return ENCODINGS.filter((encoding) => indices[encoding].length > 0).map((encoding) => ({
       encoding,
       indices: indices[encoding],

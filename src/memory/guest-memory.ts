@@ -8,6 +8,14 @@ import { Freeze } from './freeze.ts'
 import { findGuestMapping, type GuestMapping } from './mapping.ts'
 import { type PagemapScan, pagemapBuffer, scanPagemap } from './pagemap.ts'
 
+/** Where the main RAM of a running guest is. */
+export interface GuestLocation {
+  pid: number
+  /** The template's RAM file, which the process maps copy-on-write. */
+  ramPath: string
+  memoryBytes: number
+}
+
 /**
  * The main RAM of a running guest, seen from outside through `/proc/PID`.
  * QEMU takes no part in it and notices nothing.
@@ -33,11 +41,8 @@ export class GuestMemory implements AsyncDisposable {
     this.#pagemap = pagemap
   }
 
-  /**
-   * @param ramPath - the template's RAM file, which the process maps copy-on-write
-   * @throws MemoryError MEMORY_NOT_PERMITTED, MEMORY_MAPPING_NOT_FOUND, MEMORY_PROCESS_GONE
-   */
-  static async open(vm: { pid: number; ramPath: string; memoryBytes: number }): Promise<GuestMemory> {
+  /** @throws MemoryError MEMORY_NOT_PERMITTED, MEMORY_MAPPING_NOT_FOUND, MEMORY_PROCESS_GONE */
+  static async open(vm: GuestLocation): Promise<GuestMemory> {
     const mapping = await findGuestMapping(vm.pid, vm.ramPath, vm.memoryBytes)
     const mem = await openProc(vm.pid, 'mem')
     try {

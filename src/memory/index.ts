@@ -6,7 +6,7 @@
 export type { DirtyTracker } from './dirty-tracker.ts'
 export { MEMORY_ERRORS, MemoryError } from './errors.ts'
 export { Freeze } from './freeze.ts'
-export { GuestMemory } from './guest-memory.ts'
+export { type GuestLocation, GuestMemory } from './guest-memory.ts'
 export { hashTracker } from './hash-tracker.ts'
 export { type PagemapScan, rehearseScan, type ScannedMemory } from './pagemap.ts'
 export { probeSoftDirty, softDirtyTracker } from './soft-dirty.ts'

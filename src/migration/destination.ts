@@ -5,14 +5,8 @@ import { DroverError } from '../domain/errors.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
-import { GuestMemory } from '../memory/index.ts'
-import {
-  advanceKvmclock,
-  deviceSections,
-  type IncomingStream,
-  type QemuBinary,
-  type QemuProcess,
-} from '../qemu/index.ts'
+import { type GuestLocation, GuestMemory } from '../memory/index.ts'
+import { advanceKvmclock, deviceSections, type IncomingStream, type QemuBinary } from '../qemu/index.ts'
 import { fetchTemplate, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
@@ -58,7 +52,7 @@ type Finish = ControlBody<'finish'>
 /** What the destination holds while a VM arrives. */
 interface Session {
   arriving: ArrivingVm
-  process: QemuProcess
+  guest: GuestLocation
   stream: IncomingStream
   job: Job<ArrivalJob>
   slots: Slots
@@ -203,8 +197,9 @@ export class DestinationMove implements PendingGrant {
     arriving.requireRoom()
     await this.#taking.ready(digest, signal)
     await this.#taking.take(arriving, { signal, agent })
-    await this.#settleCounts(session)
     await this.#noteArrival(session)
+    await this.#settleCounts(session)
+    await this.#joinSiblings(session)
   }
 
   #siblingFilter(templateMissing: boolean): Uint8Array {
@@ -266,7 +261,7 @@ export class DestinationMove implements PendingGrant {
     const siblings = index.of(this.offer.vm.templateId).map(({ guest, pages }) => ({ guest, pages }))
     const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary, siblings }
     const job = cleanup.use(await threads.open('arrival', init))
-    return { arriving, process, stream, job, slots }
+    return { arriving, guest: { pid: process.pid, ramPath, memoryBytes }, stream, job, slots }
   }
 
   /** Whether the pages that the VM left here are as they were. */
@@ -288,20 +283,26 @@ export class DestinationMove implements PendingGrant {
     }
   }
 
-  /** For the way back: what the VM came with. For its siblings: what of it they needn't bring. */
-  async #noteArrival({ job, process }: Session): Promise<void> {
-    const { kept, siblings, templates } = this.#components
-    const { id: vmId, templateId } = this.offer.vm
-    const { ram: ramPath } = templates.files(templateId)
-    const { memoryBytes } = templates.get(templateId).manifest.machine
-    const guest = { pid: process.pid, ramPath, memoryBytes }
+  /** For the way back: what the VM came with. Done before the source hears that this move has ended. */
+  async #noteArrival({ job }: Session): Promise<void> {
+    const { kept } = this.#components
+    const { id } = this.offer.vm
     try {
-      await kept.arrived(vmId)
-      await job.call('saveTable', [kept.tablePath(vmId)])
-      while (await job.call('hashPages', [guest]));
-      siblings.add({ vmId, templateId, guest, pages: await job.call('hashedPages', []) })
+      await kept.arrived(id)
+      await job.call('saveTable', [kept.tablePath(id)])
     } catch {
-      // A full disk, or a guest that has ended by itself: others bring all of theirs.
+      // A full disk: on its way back all of the VM goes.
+    }
+  }
+
+  /** For the siblings: what of it they needn't bring. */
+  async #joinSiblings({ job, guest }: Session): Promise<void> {
+    const { id: vmId, templateId } = this.offer.vm
+    try {
+      while (await job.call('hashPages', [guest]));
+      this.#components.siblings.add({ vmId, templateId, guest, pages: await job.call('hashedPages', []) })
+    } catch {
+      // A guest that has ended by itself: others bring all of theirs.
     }
   }
 
@@ -372,15 +373,8 @@ export class DestinationMove implements PendingGrant {
   }
 
   /** Page counts for the source's report; the guest runs already. */
-  async #settleCounts({ process }: Session): Promise<void> {
-    const { templates } = this.#components
-    const { templateId } = this.offer.vm
-    const { memoryBytes } = templates.get(templateId).manifest.machine
-    await using memory = await GuestMemory.open({
-      pid: process.pid,
-      ramPath: templates.files(templateId).ram,
-      memoryBytes,
-    })
+  async #settleCounts({ guest }: Session): Promise<void> {
+    await using memory = await GuestMemory.open(guest)
     const counts = await memory.counts()
     await this.#control.send(
       { kind: 'settled', privatePages: counts.private, sharedPages: counts.shared },

@@ -2,7 +2,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { MigrationReport } from '../../src/domain/migration.ts'
-import { inGuest, met, move, removeVm, runVm, TwoNodes } from '../support/two-nodes.ts'
+import { inGuest, met, move, removeVm, runVm, showVm, TwoNodes } from '../support/two-nodes.ts'
 
 /** Nothing twice: a VM that goes A → B → A sends what it changed at B. */
 
@@ -17,14 +17,16 @@ beforeAll(async () => {
 }, TEST_TIMEOUT_MS)
 afterAll(() => nodes[Symbol.asyncDispose](), TEST_TIMEOUT_MS)
 
-/** A VM with data of its own, gone from the source. */
-async function away(name: string): Promise<void> {
+/** A VM with data of its own, gone from the source. Returns its id. */
+async function away(name: string): Promise<string> {
   const { source, destination } = nodes
   await runVm(source, name)
+  const { id } = await showVm(source, name)
   await inGuest(source, name, `workload data ${DATA_MIB} 1`)
   const report = await move(source, name, destination)
   expect(report.pages.reference).toBe(0)
   expect(report.bytes.wire).toBeGreaterThan(DATA_MIB * MIB)
+  return id
 }
 
 async function back(name: string): Promise<MigrationReport> {
@@ -73,10 +75,8 @@ test.each<[string, (path: string) => Promise<void>]>([
 ])(
   'when the pages that were kept %s, all of the VM comes',
   async (_, damage) => {
-    await away('c')
-    const kept = join(nodes.source.dataDir, 'kept')
-    const [file] = await readdir(kept)
-    await damage(join(kept, file!))
+    const id = await away('c')
+    await damage(join(nodes.source.dataDir, 'kept', id))
     const report = await back('c')
     expect(report.bytes.wire).toBeGreaterThan(DATA_MIB * MIB)
     expect(report.pages.reference).toBe(0)
@@ -88,10 +88,9 @@ test.each<[string, (path: string) => Promise<void>]>([
 test(
   'when the table of the arrival was damaged, all of the VM goes',
   async () => {
-    await away('d')
-    const arrived = join(nodes.destination.dataDir, 'arrived')
-    const [file] = await readdir(arrived)
-    await writeFile(join(arrived, file!), flipped(await readFile(join(arrived, file!))))
+    const id = await away('d')
+    const table = join(nodes.destination.dataDir, 'arrived', id)
+    await writeFile(table, flipped(await readFile(table)))
     const report = await back('d')
     expect(report.bytes.wire).toBeGreaterThan(DATA_MIB * MIB)
     await removeVm(nodes.source, 'd')

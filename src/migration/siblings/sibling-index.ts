@@ -1,22 +1,16 @@
 import type { TemplateId } from '../../domain/template.ts'
 import type { VmId } from '../../domain/vm.ts'
+import type { GuestLocation } from '../../memory/index.ts'
 import { type HashedPages, PLACES } from './hashed-pages.ts'
 import { encodeFilter } from './sibling-filter.ts'
 
 /** 512 MiB of pages: 3.5 MiB here. */
 export const MAX_SIBLING_PAGES = 131_072
 
-/** A VM of this node, as its memory is read: what GuestMemory.open() takes. */
-export interface SiblingGuest {
-  pid: number
-  ramPath: string
-  memoryBytes: number
-}
-
 export interface Sibling {
   vmId: VmId
   templateId: TemplateId
-  guest: SiblingGuest
+  guest: GuestLocation
   pages: HashedPages
 }
 

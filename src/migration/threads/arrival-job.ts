@@ -6,13 +6,13 @@ import {
   type ReferencedPages,
 } from '../../codec/index.ts'
 import { PAGE_BYTES, type Page, ZERO_PAGE } from '../../domain/page.ts'
-import { GuestMemory } from '../../memory/index.ts'
+import { type GuestLocation, GuestMemory } from '../../memory/index.ts'
 import { encodePages, encodeZeroPages, RAM_BLOCK } from '../../qemu/index.ts'
 import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
 import { KeptFile } from '../kept/kept-file.ts'
 import { writePageTable } from '../kept/page-table.ts'
 import { type HashedPages, PageHasher } from '../siblings/hashed-pages.ts'
-import { MAX_SIBLING_PAGES, type Sibling, type SiblingGuest } from '../siblings/sibling-index.ts'
+import { MAX_SIBLING_PAGES, type Sibling } from '../siblings/sibling-index.ts'
 import { SiblingLookup } from '../siblings/sibling-lookup.ts'
 import { TemplateRam } from '../template-ram.ts'
 import type { Slots } from './slots.ts'
@@ -162,7 +162,7 @@ export class ArrivalJob {
    *
    * @throws MemoryError
    */
-  async hashPages(guest: SiblingGuest): Promise<boolean> {
+  async hashPages(guest: GuestLocation): Promise<boolean> {
     this.#hashing ??= {
       memory: await GuestMemory.open(guest),
       hasher: new PageHasher(this.#hashes.known, MAX_SIBLING_PAGES),

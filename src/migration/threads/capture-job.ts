@@ -11,7 +11,7 @@ import {
 import { PageBitmap, type PageRun } from '../../domain/bitmap.ts'
 import { isZeroPage, PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
 import type { PageCounts } from '../../domain/vm.ts'
-import { GuestMemory } from '../../memory/index.ts'
+import { type GuestLocation, GuestMemory } from '../../memory/index.ts'
 import { writePagesFrame } from '../../wire/pages-frame-writer.ts'
 import { MigrationError } from '../errors.ts'
 import { writingKeptFile } from '../kept/kept-file.ts'
@@ -23,11 +23,7 @@ import { TemplateRam } from '../template-ram.ts'
 import type { Slots } from './slots.ts'
 
 /** The guest whose pages are captured. */
-export interface CaptureInit {
-  pid: number
-  /** The template's RAM file, which the process maps copy-on-write. */
-  ramPath: string
-  memoryBytes: number
+export interface CaptureInit extends GuestLocation {
   /** Of the page hashes, where no table says which. */
   seed: number
   /** Where the table of the guest's arrival here would be: see page-table.ts. */
@@ -76,7 +72,7 @@ const MAX_LOOK_PAGES = 4096
 /** Of a round's references: with more that lead nowhere they cost more than they save. */
 const MAX_LOST_SHARE = 0.1
 
-/** Shared by all jobs of a thread: a call leaves nothing in them. */
+/** Shared by all jobs of a thread: no call finds in them what another has left. */
 const contents = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
 const templates = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
 const encoder = new BatchEncoder()
@@ -246,6 +242,7 @@ export class CaptureJob {
    */
   next(slot: number, linkBytesPerMs: number | null): CapturedBatch {
     const level = this.#compression.choose(linkBytesPerMs)
+    encoder.clear()
     let looked = 0
     let run: PageRun | null = null
     while (encoder.pages < this.#batchPages && looked < MAX_LOOK_PAGES) {
