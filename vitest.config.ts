@@ -4,19 +4,29 @@ import { configDefaults, defineConfig } from 'vitest/config'
 const VM_TEST_TIMEOUT_MS = 180_000
 const UNIT_TEST_TIMEOUT_MS = 15_000
 
+const VM = { testTimeout: VM_TEST_TIMEOUT_MS, hookTimeout: VM_TEST_TIMEOUT_MS }
+
 /** Waits for what takes its time: `npm run test:long`. */
 const LONG = {
   test: {
     name: 'long',
     include: ['test/long/**/*.test.ts'],
     fileParallelism: false,
-    testTimeout: VM_TEST_TIMEOUT_MS,
-    hookTimeout: VM_TEST_TIMEOUT_MS,
+    ...VM,
   },
 }
 
+/** Measure times, and keep both cores of a small machine busy for it: one after another. */
+const TIMED = ['move-idle', 'move-herd', 'move-load', 'move-converges', 'template-derive'].map(
+  (name) => `test/vm/${name}.test.ts`,
+)
+
+/** Guests under TCG boot, and much is waited for: two files at a time leave few of the cores idle. */
+const VM_WORKERS = 2
+
 export default defineConfig({
   test: {
+    // The groups run one after another.
     projects: [
       ...(process.env.DROVER_TEST_LONG === undefined ? [] : [LONG]),
       {
@@ -30,15 +40,16 @@ export default defineConfig({
       },
       {
         test: {
+          ...VM,
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
-          // A file keeps both cores of a small machine busy with its guests, and measures times.
-          fileParallelism: false,
-          // After the unit tests, not among them.
+          exclude: [...configDefaults.exclude, ...TIMED],
+          maxWorkers: VM_WORKERS,
           sequence: { groupOrder: 1 },
-          testTimeout: VM_TEST_TIMEOUT_MS,
-          hookTimeout: VM_TEST_TIMEOUT_MS,
         },
+      },
+      {
+        test: { ...VM, name: 'timed', include: TIMED, fileParallelism: false, sequence: { groupOrder: 2 } },
       },
     ],
   },
