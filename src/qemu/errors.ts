@@ -18,6 +18,8 @@ export const QEMU_ERRORS = {
   INCOMING_MISUSED: 'failed',
   STATE_FILE_MALFORMED: 'failed',
   GENERATION_ID_NOT_FOUND: 'failed',
+  OUTGOING_MALFORMED: 'failed',
+  QEMU_MIGRATION_FAILED: 'failed',
 } as const satisfies ErrorCodes
 
 /** QEMU could not be started, driven or fed. */

@@ -8,6 +8,7 @@
  *   `captureBlockers`, `readStateFile`, `deviceSections`, `deriveStateFile`
  * - write a VM into a QEMU that waits for one: `IncomingStream`, `encodePages`, `encodeZeroPages`, `advanceKvmclock`
  * - give one that waits the vmgenid of the VM that comes: `findGenerationId`, `writeGenerationId`
+ * - read what a running QEMU writes when it migrates: `OutgoingMigration`, `listenForQemu`, `OutgoingReader`, `savedRunState`
  * - images and processes it may be given: `readDiskFormat`, `isRunning`
  */
 export { deriveStateFile } from './derived-state.ts'
@@ -17,6 +18,8 @@ export { findGenerationId, type GenerationIdPlaces, writeGenerationId } from './
 export { IncomingStream } from './incoming-stream.ts'
 export { advanceKvmclock } from './kvmclock.ts'
 export { type DiskFormat, MAX_ROOT_PORTS, type QemuLaunch, qemuArguments } from './launch.ts'
+export { OutgoingMigration } from './outgoing-migration.ts'
+export { type DevicesRecord, OutgoingReader, savedRunState } from './outgoing-stream.ts'
 export { captureBlockers, preflight } from './preflight.ts'
 export { type ProbeOptions, probeQemu, type QemuBinary } from './probe.ts'
 export { QemuProcess } from './process.ts'
@@ -31,5 +34,7 @@ export {
   type StateFile,
   type StatePage,
 } from './state-file.ts'
+export { listenForQemu } from './state-transfer.ts'
 export { encodePages, encodeZeroPages, RAM_BLOCK } from './stream-format.ts'
+export type { StreamRecord } from './stream-records.ts'
 export { openQemuUser, type QemuUser } from './user.ts'

@@ -13,7 +13,12 @@ const READ_ONLY_BLOCK = /^(pc\.bios|pc\.rom|isa-bios|\/rom@.+|.+\.rom)$/
  * a guest that sleeps (S3), panicked or lost its disk would be woken by a move,
  * and be dead.
  */
-const MOVABLE_RUN_STATES = new Set(['running', 'paused'])
+const MOVABLE_RUN_STATES = new Set([
+  'running',
+  'paused',
+  // QEMU's own migration has stopped it; what it was before is in the saved state.
+  'finish-migrate',
+])
 
 /** Devices whose state is outside of QEMU. */
 const HOST_DEVICE =

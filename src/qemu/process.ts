@@ -8,6 +8,7 @@ import { QemuError } from './errors.ts'
 import { IncomingStream } from './incoming-stream.ts'
 import { type QemuLaunch, qemuArguments, socketChardev } from './launch.ts'
 import { nicDevice, nicNetdev } from './nic.ts'
+import { OutgoingMigration } from './outgoing-migration.ts'
 import type { QemuBinary } from './probe.ts'
 import { isRunning, readCommandLine, readProcessIdentity, signalProcess } from './process-identity.ts'
 import { connectQmpWhenListening, QmpClient } from './qmp.ts'
@@ -120,6 +121,8 @@ export class QemuProcess {
     await signalProcess(identity, 'SIGCONT')
     try {
       const qmp = await QmpClient.connect(paths.qmp, { signal })
+      // So has one that died while QEMU waited for it to go on with a migration.
+      await qmp.execute('migrate_cancel', undefined, { signal })
       return new QemuProcess({ identity, runDir, qmp, exited: null })
     } catch (error) {
       if (!(await isRunning(identity))) return null
@@ -276,6 +279,20 @@ export class QemuProcess {
       },
       explain: (cause) => this.#explainIncoming(cause),
     })
+  }
+
+  /** Where somebody listens whom QEMU sends the VM to: see listenForQemu(). */
+  get outgoingSocket(): string {
+    return this.#paths.outgoing
+  }
+
+  /**
+   * Has QEMU send the VM to `outgoingSocket`.
+   *
+   * @throws QemuError QMP_ERROR, also where nobody listens
+   */
+  startOutgoing({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<OutgoingMigration> {
+    return OutgoingMigration.start(this.qmp, `unix:${this.#paths.outgoing}`, { signal })
   }
 
   /** The vmgenid that the guest sees, a UUID. */

@@ -9,7 +9,7 @@ export interface QemuVersion {
   micro: number
 }
 
-export type MigrationCapability = 'events' | 'x-ignore-shared'
+export type MigrationCapability = 'events' | 'x-ignore-shared' | 'pause-before-switchover'
 
 export interface QmpCommands {
   cont: { arguments: undefined; returns: unknown }
@@ -36,6 +36,18 @@ export interface QmpCommands {
   }
   migrate: { arguments: { uri: string }; returns: unknown }
   migrate_cancel: { arguments: undefined; returns: unknown }
+  /** Goes on from `pre-switchover`, where the guest is stopped. */
+  'migrate-continue': { arguments: { state: 'pre-switchover' }; returns: unknown }
+  /** Bytes a second, 0: no limit; milliseconds. */
+  'migrate-set-parameters': {
+    /** `avail-switchover-bandwidth`: since 8.2. */
+    arguments: {
+      'max-bandwidth': number
+      'downtime-limit': number
+      'avail-switchover-bandwidth'?: number
+    }
+    returns: unknown
+  }
   /** `exit-on-error`: since 9.1. */
   'migrate-incoming': { arguments: { uri: string; 'exit-on-error'?: boolean }; returns: unknown }
   'xen-save-devices-state': { arguments: { filename: string; live: boolean }; returns: unknown }
@@ -56,4 +68,6 @@ export type QmpCommand = keyof QmpCommands
 export interface QmpEvent {
   event: string
   data: Record<string, unknown>
+  /** Since 1970, by the host's clock. */
+  timestamp: { seconds: number; microseconds: number }
 }

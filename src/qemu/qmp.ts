@@ -37,6 +37,7 @@ export class QmpClient {
   readonly #socket: Socket
   readonly #replies = new Map<number, PromiseWithResolvers<unknown>>()
   readonly #waits = new Set<EventWait>()
+  readonly #listeners = new Set<(event: QmpEvent) => void>()
   readonly #greeting = Promise.withResolvers<QemuVersion>()
   readonly #closed = Promise.withResolvers<void>()
   #recent: QmpEvent[] = []
@@ -147,6 +148,14 @@ export class QmpClient {
     }
   }
 
+  /** Hears every event from now on, until the result is disposed. */
+  listen(listener: (event: QmpEvent) => void): Disposable {
+    this.#listeners.add(listener)
+    const heard = new DisposableStack()
+    heard.defer(() => this.#listeners.delete(listener))
+    return heard
+  }
+
   /** Ends the connection; QEMU and the guest go on. */
   async close(): Promise<void> {
     this.#socket.destroy()
@@ -213,7 +222,12 @@ export class QmpClient {
       return
     }
     if (typeof message.event === 'string') {
-      this.#readEvent({ event: message.event, data: (message.data ?? {}) as Record<string, unknown> })
+      const { event, data = {}, timestamp } = message as Partial<QmpEvent> & { event: string }
+      this.#readEvent({
+        event,
+        data,
+        timestamp: timestamp ?? { seconds: Date.now() / 1000, microseconds: 0 },
+      })
     } else if ('QMP' in message) {
       this.#greeting.resolve((message.QMP as { version: { qemu: QemuVersion } }).version.qemu)
     } else {
@@ -228,6 +242,7 @@ export class QmpClient {
     for (const wait of this.#waits) {
       if (wait.name === event.event && wait.predicate(event)) wait.resolve(event)
     }
+    for (const listener of this.#listeners) listener(event)
   }
 
   #readReply(message: Record<string, unknown>): void {

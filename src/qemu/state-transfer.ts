@@ -20,7 +20,8 @@ interface StateTransfer {
   signal?: AbortSignal | undefined
 }
 
-const isMigrationEnd = ({ data }: QmpEvent) =>
+/** Whether a MIGRATION event is the last one of its migration. */
+export const isMigrationEnd = ({ data }: QmpEvent): boolean =>
   data.status === 'completed' || data.status === 'failed' || data.status === 'cancelled'
 
 /** Sets the capabilities that this room uses; all others keep their default: off. */
@@ -88,15 +89,11 @@ export async function saveState(
   { socketPath, filePath, timeoutMs, signal }: StateTransfer,
 ): Promise<void> {
   const file = await open(filePath, 'w', 0o600)
-  const server = createServer()
   const ended = new AbortController()
   const either = signal === undefined ? ended.signal : AbortSignal.any([signal, ended.signal])
+  let server: Server | null = null
   try {
-    server.listen(socketPath)
-    await once(server, 'listening')
-    // To whom QEMU runs as. Not chmod, which would follow a link that QEMU put there.
-    const { uid, gid } = await stat(dirname(socketPath))
-    if (uid !== process.geteuid?.()) await lchown(socketPath, uid, gid)
+    server = await listenForQemu(socketPath)
     const [sending, receiving] = [
       sendState(qmp, `unix:${socketPath}`, { timeoutMs, signal: either }),
       receiveInto(file, server, either),
@@ -113,10 +110,21 @@ export async function saveState(
     signal?.throwIfAborted()
     throw error
   } finally {
-    server.close()
+    server?.close()
     await file.close()
     await rm(socketPath, { force: true })
   }
+}
+
+/** A socket that QEMU can connect to, whomever it runs as. Whoever closes the server removes the path. */
+export async function listenForQemu(socketPath: string): Promise<Server> {
+  const server = createServer()
+  server.listen(socketPath)
+  await once(server, 'listening')
+  // Not chmod, which would follow a link that QEMU put there.
+  const { uid, gid } = await stat(dirname(socketPath))
+  if (uid !== process.geteuid?.()) await lchown(socketPath, uid, gid)
+  return server
 }
 
 async function sendState(
@@ -124,7 +132,11 @@ async function sendState(
   uri: string,
   { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
 ): Promise<void> {
-  await setCapabilities(qmp, { events: true, 'x-ignore-shared': true }, signal)
+  await setCapabilities(
+    qmp,
+    { events: true, 'x-ignore-shared': true, 'pause-before-switchover': false },
+    signal,
+  )
   const after = qmp.eventCount
   await qmp.execute('migrate', { uri }, { signal })
   const status = await migrationEnd(qmp, { after, timeoutMs, signal })
