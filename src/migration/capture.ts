@@ -1,7 +1,6 @@
 import { MAX_BATCH_PAGES } from '../codec/index.ts'
-import { PageBitmap } from '../domain/bitmap.ts'
-import type { PageCounts } from '../domain/vm.ts'
-import { type DirtyTracker, Freeze, type ScannedMemory } from '../memory/index.ts'
+import type { PageBitmap } from '../domain/bitmap.ts'
+import { Freeze } from '../memory/index.ts'
 import type { CapturedBatch, CaptureInit, CaptureJob, CaptureSummary } from './threads/capture-job.ts'
 import type { Job, PageThreads } from './threads/page-threads.ts'
 import { makeSlots, type Slots } from './threads/slots.ts'
@@ -23,48 +22,71 @@ export interface LinkHints {
   linkBytesPerMs: () => number | null
 }
 
+/** What the last round leaves: the guest stands still. */
+export interface LastRound<T> {
+  round: T
+  /** As Finish carries it. */
+  compressedState: Uint8Array
+  deviceStateBytes: number
+}
+
+/** How a guest is stopped and its state comes out of it: by reading its memory, or from QEMU's own migration. */
+export interface CaptureWay {
+  /** Whether QEMU may stop the guest before it is asked: the destination must be ready for it by then. */
+  readonly mayStopItself: boolean
+  /** Since when the guest stands still, as performance.now() tells; null: it runs. */
+  readonly stoppedAtMs: number | null
+  /** How many pages the guest has of its own, or at the most. */
+  privatePages(): Promise<number>
+  /** A round begins: the guest's private pages, and those of them that may have changed since the last. */
+  begin(signal: AbortSignal): Promise<{ private: PageBitmap; candidates: PageBitmap }>
+  /** @throws QemuError NOT_MOVABLE, QMP_TIMEOUT */
+  stop(signal: AbortSignal): Promise<void>
+  /**
+   * The last round, and the device state.
+   *
+   * @param onSaved - called when QEMU has saved the device state
+   */
+  finish<T>(sendRound: () => Promise<T>, onSaved: () => void, signal: AbortSignal): Promise<LastRound<T>>
+  /** The VM stays: QEMU is as it was, the guest runs or stands. */
+  release(): Promise<void>
+  /** Whether the pages that were sent can be read once more, to be kept. */
+  readonly mayKeep: boolean
+  close(): void
+}
+
 /** The pages of a running guest, round by round; the work is done in a page thread (CaptureJob). */
 export class Capture implements AsyncDisposable {
   /** Whoever freezes the guest does it here. */
   readonly freeze: Freeze
+  readonly way: CaptureWay
   readonly #job: Job<CaptureJob>
-  readonly #tracker: DirtyTracker
-  readonly #memory: ScannedMemory
   readonly #slots: Slots
 
-  private constructor(
-    job: Job<CaptureJob>,
-    init: CaptureInit,
-    trackerFor: (memory: ScannedMemory) => DirtyTracker,
-  ) {
+  private constructor(job: Job<CaptureJob>, init: CaptureInit, wayOf: MakeWay) {
     this.#job = job
     this.#slots = init.slots
     this.freeze = new Freeze(init.pid)
-    this.#memory = { pid: init.pid, freeze: this.freeze, scan: () => scan(job) }
-    this.#tracker = trackerFor(this.#memory)
+    this.way = wayOf(job, this.freeze)
   }
 
   /** @throws MemoryError; MigrationError PAGE_THREAD_ENDED */
   static async open(
-    components: { threads: PageThreads; trackerFor: (memory: ScannedMemory) => DirtyTracker },
+    components: { threads: PageThreads; wayOf: MakeWay },
     init: Omit<CaptureInit, 'slots'>,
   ): Promise<Capture> {
     const slots = makeSlots(SLOTS)
     const job = await components.threads.open('capture', { ...init, slots })
-    return new Capture(job, { ...init, slots }, components.trackerFor)
-  }
-
-  /** @throws MemoryError MEMORY_PROCESS_GONE */
-  async counts(): Promise<PageCounts> {
-    return (await this.#memory.scan()).counts
+    return new Capture(job, { ...init, slots }, components.wayOf)
   }
 
   /** One round: frames of pages that changed since they were last seen. */
   async *round(
     round: number,
     { batchPages, mayRefer, linkBytesPerMs }: LinkHints,
+    signal: AbortSignal,
   ): AsyncGenerator<CapturedFrame> {
-    const found = await this.#tracker.next()
+    const found = await this.way.begin(signal)
     const words = { private: found.private.words(), candidates: found.candidates.words() }
     const begun = this.#job.call('begin', [
       { ...words, round, mayRefer, batchPages: Math.min(batchPages, MAX_BATCH_PAGES) },
@@ -82,6 +104,7 @@ export class Capture implements AsyncDisposable {
     for (;;) {
       const { slot, answer } = ahead.shift()!
       const batch = await answer
+      signal.throwIfAborted()
       if (batch.frameBytes > 0)
         yield { ...batch, bytes: new Uint8Array(this.#slots[slot]!, 0, batch.frameBytes) }
       if (batch.isLast) break
@@ -94,11 +117,6 @@ export class Capture implements AsyncDisposable {
   /** SHA-256 over all pages that the destination holds from us. */
   digest(): Promise<Uint8Array> {
     return this.#job.call('digest', [])
-  }
-
-  /** Device state as Finish carries it. */
-  compressState(deviceState: Uint8Array): Promise<Uint8Array> {
-    return this.#job.call('compressState', [deviceState])
   }
 
   /** See CaptureJob.hashing(). */
@@ -131,16 +149,10 @@ export class Capture implements AsyncDisposable {
     return this.#job.call('summary', [pageHashesPath])
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.#job[Symbol.asyncDispose]()
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.way.close()
+    await this.#job[Symbol.asyncDispose]()
   }
 }
 
-async function scan(job: Job<CaptureJob>): ReturnType<ScannedMemory['scan']> {
-  const { counts, ...words } = await job.call('scan', [])
-  return {
-    private: PageBitmap.of(counts.guest, words.private),
-    softDirty: PageBitmap.of(counts.guest, words.softDirty),
-    counts,
-  }
-}
+export type MakeWay = (job: Job<CaptureJob>, freeze: Freeze) => CaptureWay

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
-import { GuestMemory } from '../memory/index.ts'
+import { mostPrivatePages } from '../memory/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import type { ControlBody } from '../wire/migration-messages.ts'
 import { ControlChannel } from './control.ts'
@@ -106,8 +106,7 @@ async function describe({ vm, cancelled }: HerdMember): Promise<HerdVm | null> {
     const { process, ramPath, machine } = vm
     const { id: vmId, templateId } = vm.record.spec
     const { memoryBytes } = machine
-    await using memory = await GuestMemory.open({ pid: process.pid, ramPath, memoryBytes })
-    const { private: privatePages } = await memory.counts()
+    const privatePages = await mostPrivatePages({ pid: process.pid, ramPath, memoryBytes })
     return { vmId, templateId, privatePages, machine }
   } catch {
     return null

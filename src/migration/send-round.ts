@@ -44,11 +44,15 @@ export async function sendRound(
 
   await pipe(
     () =>
-      capture.round(round, {
-        batchPages: pace.batchPages,
-        mayRefer: !urgent,
-        linkBytesPerMs: () => linkBytesPerMs(link, pace),
-      }),
+      capture.round(
+        round,
+        {
+          batchPages: pace.batchPages,
+          mayRefer: !urgent,
+          linkBytesPerMs: () => linkBytesPerMs(link, pace),
+        },
+        signal,
+      ),
     send,
   )
   await pages.send(pagesCodec.encode({ kind: 'roundEnd', round, pages: report.pages }), { signal })

@@ -1,16 +1,19 @@
 import { randomInt } from 'node:crypto'
+import { DroverError } from '../domain/errors.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import type { DirtyTracker, ScannedMemory } from '../memory/index.ts'
-import { deviceSections, preflight } from '../qemu/index.ts'
+import { deviceSections, OutgoingMigration, preflight } from '../qemu/index.ts'
 import { readTemplateState, type TemplateStore } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
 import { Capture } from './capture.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
 import type { KeptPages } from './kept/kept-pages.ts'
+import { LetQemuSend } from './let-qemu-send.ts'
 import { LinkRate } from './link-rate.ts'
 import type { DepartingVm } from './ports.ts'
 import { MIGRATE_PROTOCOL, PAGES_PROTOCOL, TIMEOUTS_MS } from './protocol.ts'
+import { ReadMemory } from './read-memory.ts'
 import type { PageThreads } from './threads/page-threads.ts'
 
 export interface SessionComponents {
@@ -64,7 +67,7 @@ export class SourceSession implements AsyncDisposable {
     components: SessionComponents,
     { vm, to, signal }: { vm: DepartingVm; to: PeerIdText; signal: AbortSignal },
   ): Promise<SourceSession> {
-    const { open, templates, kept } = components
+    const { open } = components
     await using cleanup = new AsyncDisposableStack()
     const held = async <T>(opening: Promise<T>, release: (opened: T) => void | Promise<void>): Promise<T> => {
       const opened = await opening
@@ -76,19 +79,8 @@ export class SourceSession implements AsyncDisposable {
     const channel = (protocol: string): Promise<Channel> =>
       // Aborting does nothing after a clean close; after a failure it frees the stream.
       held(openInTime(open, { to, protocol, signal }), (opened) => opened.abort(new Error('the move ended')))
-    const { id } = vm.record.spec
-    const guest = {
-      pid: vm.process.pid,
-      ramPath: vm.ramPath,
-      memoryBytes: vm.machine.memoryBytes,
-      seed: randomInt(2 ** 32),
-      tablePath: kept.tablePath(id),
-    }
-    const opening = readTemplateState(templates, vm.record.spec.templateId).then((state) =>
-      Capture.open(components, { ...guest, dictionary: deviceSections(state) }),
-    )
     const [capture, control, pages] = await Promise.all([
-      held(opening, (opened) => opened[Symbol.asyncDispose]()),
+      held(openCapture(components, vm), (opened) => opened[Symbol.asyncDispose]()),
       channel(MIGRATE_PROTOCOL),
       channel(PAGES_PROTOCOL),
       preflight(vm.process, { signal }),
@@ -105,6 +97,35 @@ export class SourceSession implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#cleanup.disposeAsync()
   }
+}
+
+/** Reads the guest's memory where it may be read; otherwise QEMU sends it. */
+async function openCapture(components: SessionComponents, vm: DepartingVm): Promise<Capture> {
+  const { templates, kept, threads, trackerFor } = components
+  const { process, ramPath } = vm
+  const { memoryBytes } = vm.machine
+  const { id, templateId } = vm.record.spec
+  const guest = {
+    pid: process.pid,
+    ramPath,
+    memoryBytes,
+    seed: randomInt(2 ** 32),
+    dictionary: deviceSections(await readTemplateState(templates, templateId)),
+  }
+  try {
+    return await Capture.open(
+      { threads, wayOf: (job, freeze) => new ReadMemory({ process, job, freeze }, { trackerFor }) },
+      { ...guest, tablePath: kept.tablePath(id), outgoing: null },
+    )
+  } catch (error) {
+    const isClosed = error instanceof DroverError && error.code === 'MEMORY_NOT_PERMITTED'
+    if (!isClosed || !OutgoingMigration.isSound(process.qmp, vm.machine.accelerator)) throw error
+  }
+  const passEnded = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)
+  return Capture.open(
+    { threads, wayOf: (job) => new LetQemuSend({ process, job }, { guest, passEnded }) },
+    { ...guest, tablePath: null, outgoing: { socketPath: process.outgoingSocket, passEnded } },
+  )
 }
 
 /** @throws MigrationError MIGRATION_TIMEOUT; MeshError; the signal's reason */

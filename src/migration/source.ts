@@ -145,7 +145,7 @@ export class SourceMove {
       const reason = await this.#reasonFor(error, session.control)
       // The guest goes on first: a peer that hangs is told in its own time.
       try {
-        await this.#stayUnlessGranted(vm)
+        await this.#stayUnlessGranted(vm, () => session.capture.way.release())
       } finally {
         if (this.#handover.state === 'stayed') await tellPeer(session.control, reason)
       }
@@ -165,8 +165,8 @@ export class SourceMove {
   async #negotiate(session: SourceSession, signal: AbortSignal): Promise<{ templateMissing: boolean }> {
     const { vm, capture, control, pages } = session
     this.meter.channels.push(session.controlChannel, pages)
-    const counts = await capture.counts()
-    this.meter.report.pages.guest = counts.guest
+    const privatePages = await capture.way.privatePages()
+    this.meter.report.pages.guest = vm.machine.memoryBytes / PAGE_BYTES
     const offeredMs = performance.now()
     await control.send(
       {
@@ -174,7 +174,7 @@ export class SourceMove {
         migrationId: this.#migrationId,
         vm: vm.record.spec,
         epoch: vm.record.epoch,
-        privatePages: counts.private,
+        privatePages,
         hashSeed: session.hashSeed,
         qemuVersion: this.#components.qemuVersion,
         paused: vm.paused,
@@ -195,15 +195,16 @@ export class SourceMove {
 
   /** Rounds while the guest runs, until the rest is small enough. The guest runs at full speed afterwards. */
   async #copy(session: SourceSession, templateMissing: boolean, signal: AbortSignal): Promise<void> {
-    const { control } = session
+    const { control, capture } = session
+    const isReadyFirst = templateMissing || capture.way.mayStopItself
     if (templateMissing) {
       this.meter.enter('template')
       this.#components.onProgress(this.meter)
-      await this.#prepared(session, signal)
     }
+    if (isReadyFirst) await this.#prepared(session, signal)
     this.meter.enter('rounds')
     this.#components.onProgress(this.meter)
-    await using throttle = new Throttle(session.capture.freeze)
+    await using throttle = new Throttle(capture.freeze)
     using _told = { [Symbol.dispose]: () => (this.meter.throttlePercent = 0) }
     const taken: RoundTaken[] = []
     const garbage = new RoundGarbage()
@@ -212,7 +213,7 @@ export class SourceMove {
       const { throttlePercent } = this.meter
       const sentMs = performance.now()
       // The destination's QEMU starts while the first round travels.
-      const isLost = taken.length === 0 && !templateMissing && (await this.#prepared(session, signal))
+      const isLost = taken.length === 0 && !isReadyFirst && (await this.#prepared(session, signal))
       const preparedMs = performance.now()
       const { lost } = await control.receive(['roundApplied'], { timeoutMs: TIMEOUTS_MS.applyRound, signal })
       const appliedMs = performance.now()
@@ -224,7 +225,8 @@ export class SourceMove {
       this.#components.onProgress(this.meter)
       garbage.passed(round.bytes)
       garbage.roundEnded()
-      const lostPages = await session.capture.lose(lost)
+      const lostPages = await capture.lose(lost)
+      if (capture.way.stoppedAtMs !== null) return
       const isTime = await this.#afterRound(taken, { throttle, rttMs: session.rttMs })
       // Of what was counted on and isn't there, nobody knows yet how long it takes.
       if (isTime && lostPages === 0 && !isLost) return
@@ -304,10 +306,12 @@ export class SourceMove {
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
   async #switchOver(session: SourceSession, signal: AbortSignal): Promise<void> {
-    this.meter.enter('blackout')
-    const startedMs = performance.now()
+    const startedMs = session.capture.way.stoppedAtMs ?? performance.now()
+    this.meter.enter('blackout', startedMs)
     const maxBlackoutMs = this.#maxBlackoutMs
-    const limit = AbortSignal.timeout(Math.min(Math.ceil(maxBlackoutMs), MAX_TIMER_MS))
+    const spentMs = performance.now() - startedMs
+    const remainingMs = Math.min(Math.max(0, Math.ceil(maxBlackoutMs - spentMs)), MAX_TIMER_MS)
+    const limit = AbortSignal.timeout(remainingMs)
     const move = {
       handover: this.#handover,
       meter: this.meter,
@@ -349,7 +353,9 @@ export class SourceMove {
       report.bytes.stockEquivalent = stockPages * PAGE_BYTES + report.bytes.deviceState
       const never = new AbortController().signal
       const settled = await control.receive(['settled'], { timeoutMs: TIMEOUTS_MS.running, signal: never })
-      report.destination = { private: settled.privatePages, shared: settled.sharedPages }
+      const { privatePages, sharedPages } = settled
+      // Where nobody may look into the guest's memory, none is told.
+      if (privatePages + sharedPages > 0) report.destination = { private: privatePages, shared: sharedPages }
       await session.close()
     } finally {
       await this.#components.onLeaving(this.meter)
@@ -364,17 +370,19 @@ export class SourceMove {
     const { id } = vm.record.spec
     try {
       await kept.departed(id)
-      if (await kept.makeRoom(id, pages)) await capture.keep(kept.pagesPath(id))
+      if (capture.way.mayKeep && (await kept.makeRoom(id, pages))) await capture.keep(kept.pagesPath(id))
     } catch {
       // A full disk, or a QEMU that has ended by itself: the VM returns with all its pages.
     }
   }
 
   /** Takes a VM back that nobody else can have; one whose Grant may have left is asked for. */
-  async #stayUnlessGranted(vm: DepartingVm): Promise<void> {
+  async #stayUnlessGranted(vm: DepartingVm, release: () => Promise<void> = async () => {}): Promise<void> {
     if (this.#handover.on('failed') !== 'stay') return
     // Writes of one record keep their order: the doubt first, then the end of it.
     await this.#granting.idle()
+    // A QEMU that doesn't let go of its migration is resumed all the same.
+    await release().catch(() => {})
     await vm.stay()
   }
 

@@ -1,5 +1,4 @@
 import type { RoundReport } from '../domain/migration.ts'
-import { preflight } from '../qemu/index.ts'
 import { MAX_DEVICE_STATE_WIRE_BYTES } from '../wire/migration-messages.ts'
 import type { MoveBoundary } from './boundaries.ts'
 import { MigrationError } from './errors.ts'
@@ -24,8 +23,7 @@ export interface SwitchOverMove {
 
 /**
  * Stops the guest and hands over what is left of it: the first part of the
- * blackout, up to Ready. The device state is saved before the last scan, as
- * saving may write guest memory. It is compressed while the last round goes out.
+ * blackout, up to Ready.
  *
  * @returns the digest that both sides agree on
  * @throws MigrationError DIGEST_MISMATCH, DEVICE_STATE_TOO_LARGE
@@ -35,39 +33,39 @@ export async function switchOver(
   { handover, meter, sendRound, settleOn, doubt, onBoundary, onStopping }: SwitchOverMove,
   signal: AbortSignal,
 ): Promise<Uint8Array> {
-  const { vm, control, capture } = session
+  const { control, capture } = session
   const { report } = meter
-  const stoppedMs = performance.now()
+  const { way } = capture
+  const stoppedMs = way.stoppedAtMs ?? performance.now()
   handover.on('stopped')
-  // It was fit when the move began: a guest that has fallen asleep or panicked since would be woken, dead. QEMU takes
-  // one command after the other: it looks, and stops the guest, without a way to here and back between.
-  const stopping = [preflight(vm.process, { signal }), vm.process.pause({ signal })]
+  const stopping = way.stop(signal)
   onStopping()
-  await Promise.all(stopping)
+  await stopping
   onBoundary('stopped')
-  const deviceState = await vm.process.saveDeviceState({ signal })
-  onBoundary('state-saved')
-  // In this order: the page thread begins with the scan.
-  const [round, compressed] = await Promise.all([sendRound(signal), capture.compressState(deviceState)])
+  const { round, compressedState, deviceStateBytes } = await way.finish(
+    () => sendRound(signal),
+    () => onBoundary('state-saved'),
+    signal,
+  )
   round.ms = performance.now() - stoppedMs
   report.rounds.push(round)
-  if (compressed.length > MAX_DEVICE_STATE_WIRE_BYTES) {
+  if (compressedState.length > MAX_DEVICE_STATE_WIRE_BYTES) {
     throw new MigrationError(
       'DEVICE_STATE_TOO_LARGE',
-      `${compressed.length} bytes of compressed device state`,
+      `${compressedState.length} bytes of compressed device state`,
     )
   }
-  report.bytes.deviceState = compressed.length
+  report.bytes.deviceState = compressedState.length
   const digest = await capture.digest()
   settleOn(digest)
   await control.send(
     {
       kind: 'finish',
-      deviceState: compressed,
-      deviceStateBytes: deviceState.length,
+      deviceState: compressedState,
+      deviceStateBytes,
       digest,
       rounds: report.rounds.length,
-      pausedNs: Math.round((performance.now() - stoppedMs + session.rttMs / 2) * 1e6),
+      pausedNs: Math.round((performance.now() - (way.stoppedAtMs ?? stoppedMs) + session.rttMs / 2) * 1e6),
     },
     signal,
   )

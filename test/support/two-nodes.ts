@@ -5,9 +5,13 @@ import type { MigrationReport } from '../../src/domain/migration.ts'
 import { AgentUnderTest } from './drover.ts'
 import { testGuest } from './guest.ts'
 import { GuestConsole } from './guest-console.ts'
+import { UNPRIVILEGED } from './unprivileged.ts'
 
 /** The template's name on the node that made it. */
 export const TEMPLATE = 'guest'
+
+/** Root without the capability by which it may read other users' processes. */
+const WITHOUT_PTRACE = ['setpriv', '--bounding-set', '-sys_ptrace']
 
 const MEET_TIMEOUT_MS = 15_000
 /** The guest counts ten times a second; on two busy cores it may stand still for a while. */
@@ -22,6 +26,10 @@ export interface TwoNodesSettings {
   templateOnBoth?: boolean
   /** More flags of the second agent. */
   flags?: readonly string[]
+  /** Instead of the tests' own. */
+  qemu?: string
+  /** Both run QEMU as another user, whose processes they may not look into. */
+  isMemoryClosed?: boolean
 }
 
 export class TwoNodes implements AsyncDisposable {
@@ -37,11 +45,15 @@ export class TwoNodes implements AsyncDisposable {
   }
 
   static async start(settings: TwoNodesSettings): Promise<TwoNodes> {
-    const { memory, fillMib = 0, templateOnBoth = true, flags = [] } = settings
+    const { memory, fillMib = 0, templateOnBoth = true, flags = [], qemu, isMemoryClosed = false } = settings
     await using starting = new AsyncDisposableStack()
     const { kernel, initrd, append } = await testGuest()
-    const source = starting.use(await startAgent('edge-1'))
-    const destination = starting.use(await startAgent('edge-2', source, flags))
+    const closed = isMemoryClosed ? ['--qemu-user', UNPRIVILEGED] : []
+    const prefix = isMemoryClosed ? WITHOUT_PTRACE : []
+    const source = starting.use(await startAgent('edge-1', { more: closed, prefix, qemu }))
+    const destination = starting.use(
+      await startAgent('edge-2', { member: source, more: [...closed, ...flags], prefix, qemu }),
+    )
     const fill = fillMib === 0 ? '' : ` drover.fill=${fillMib}`
     const { id } = await source.json<{ id: string }>(
       ...['template', 'create', TEMPLATE, '--memory', memory, '--ready', 'drover-guest ready'],
@@ -54,7 +66,7 @@ export class TwoNodes implements AsyncDisposable {
 
   /** One more node of the mesh, ended with the others. */
   async join(name: string, flags: readonly string[]): Promise<AgentUnderTest> {
-    const agent = await startAgent(name, this.source, flags)
+    const agent = await startAgent(name, { member: this.source, more: flags })
     this.#others.push(agent)
     return agent
   }
@@ -67,14 +79,22 @@ export class TwoNodes implements AsyncDisposable {
 
 async function startAgent(
   name: string,
-  member?: AgentUnderTest,
-  more: readonly string[] = [],
+  {
+    member,
+    more = [],
+    prefix = [],
+    qemu,
+  }: {
+    member?: AgentUnderTest
+    more?: readonly string[]
+    prefix?: readonly string[]
+    qemu?: string | undefined
+  } = {},
 ): Promise<AgentUnderTest> {
-  const { qemu } = await testGuest()
-  const flags = ['--accel', 'tcg', '--qemu', qemu, ...more]
-  if (member === undefined) return AgentUnderTest.start({ name, flags })
+  const flags = ['--accel', 'tcg', '--qemu', qemu ?? (await testGuest()).qemu, ...more]
+  if (member === undefined) return AgentUnderTest.start({ name, flags, prefix })
   const { token } = await member.json<{ token: string }>('mesh', 'token')
-  const agent = await AgentUnderTest.start({ name, flags: [...flags, '--join', token] })
+  const agent = await AgentUnderTest.start({ name, flags: [...flags, '--join', token], prefix })
   await met(member, agent)
   return agent
 }

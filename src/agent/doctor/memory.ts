@@ -6,7 +6,8 @@ import { probeSoftDirty } from '../../memory/index.ts'
 import type { DoctorCheck } from '../api-schema.ts'
 
 const PTRACE_REMEDY =
-  'run the agent as the user that runs QEMU, with kernel.yama.ptrace_scope at 0 or 1, or give it CAP_SYS_PTRACE'
+  'run the agent as the user that runs QEMU, with kernel.yama.ptrace_scope at 0 or 1, or give it CAP_SYS_PTRACE; ' +
+  'until then QEMU sends what moves (under TCG from 8.2 on), and no VM can be made a template of'
 /** Bits 63 (present) and 62 (swapped) of a page map entry. */
 const MAPPED = 0b11n << 62n
 

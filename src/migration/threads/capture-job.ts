@@ -8,7 +8,7 @@ import {
   PATIENT,
   PageHashes,
 } from '../../codec/index.ts'
-import { PageBitmap, type PageRun } from '../../domain/bitmap.ts'
+import { PageBitmap } from '../../domain/bitmap.ts'
 import { isZeroPage, PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
 import type { PageCounts } from '../../domain/vm.ts'
 import { type GuestLocation, GuestMemory } from '../../memory/index.ts'
@@ -20,14 +20,19 @@ import { referenceHash } from '../siblings/hashed-pages.ts'
 import { SiblingFilter } from '../siblings/sibling-filter.ts'
 import { countStockPages } from '../stock-equivalent.ts'
 import { TemplateRam } from '../template-ram.ts'
+import type { GuestPages } from './guest-pages.ts'
+import { MemoryPages } from './memory-pages.ts'
+import { MigratedPages } from './migrated-pages.ts'
 import type { Slots } from './slots.ts'
 
 /** The guest whose pages are captured. */
 export interface CaptureInit extends GuestLocation {
+  /** Null: they are read out of its memory. Otherwise QEMU sends them there: see MigratedPages. */
+  outgoing: { socketPath: string; passEnded: SharedArrayBuffer } | null
   /** Of the page hashes, where no table says which. */
   seed: number
-  /** Where the table of the guest's arrival here would be: see page-table.ts. */
-  tablePath: string
+  /** Where the table of the guest's arrival here would be: see page-table.ts; null: it doesn't matter. */
+  tablePath: string | null
   /** Where frames are put. */
   slots: Slots
   /** The template's device state, which both sides have. */
@@ -66,15 +71,10 @@ export interface CapturedBatch {
   isLast: boolean
 }
 
-/** As much is looked at in one call, even where nothing has changed: 5 ms, then other jobs have their turn. */
-const MAX_LOOK_PAGES = 4096
-
 /** Of a round's references: with more that lead nowhere they cost more than they save. */
 const MAX_LOST_SHARE = 0.1
 
-/** Shared by all jobs of a thread: no call finds in them what another has left. */
-const contents = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
-const templates = Buffer.alloc(MAX_BATCH_PAGES * PAGE_BYTES)
+/** Shared by all jobs of a thread: no call finds in it what another has left. */
 const encoder = new BatchEncoder()
 
 /**
@@ -93,7 +93,7 @@ const encoder = new BatchEncoder()
  * must restore; reading it gives just that, so it needs no case of its own.
  */
 export class CaptureJob {
-  readonly #memory: GuestMemory
+  readonly #pages: GuestPages
   readonly #template: TemplateRam
   readonly #hashes: PageHashes
   readonly #slots: Slots
@@ -116,41 +116,44 @@ export class CaptureJob {
   #again: PageBitmap
   /** Private pages at the last look. */
   #private: PageBitmap
-  /** To be looked at in this round, from #next on. */
-  #candidates: PageBitmap
-  #next: PageIndex = 0
   #isFirst = true
+  /** Until the next round begins nothing more is taken. */
+  #isOver = true
   #keeping: Generator<void> | null = null
   #round = 0
   #batchPages = MAX_BATCH_PAGES
 
   private constructor(
-    memory: GuestMemory,
+    from: GuestPages,
     template: TemplateRam,
     { seed, tablePath, slots, dictionary }: CaptureInit,
   ) {
     this.#slots = slots
     this.#dictionary = dictionary
-    this.#memory = memory
+    this.#pages = from
     this.#template = template
-    const { pages } = memory
-    this.#hashes = readPageTable(tablePath, pages) ?? new PageHashes(pages, seed)
+    const { pages } = from
+    const table = tablePath === null ? null : readPageTable(tablePath, pages)
+    this.#hashes = table ?? new PageHashes(pages, seed)
     this.#baseline = this.#hashes.known.clone()
     this.#again = new PageBitmap(pages)
     this.#lost = new PageBitmap(pages)
     this.#sent = new PageBitmap(pages)
     this.#omitted = new PageBitmap(pages)
     this.#private = new PageBitmap(pages)
-    this.#candidates = new PageBitmap(pages)
   }
 
   /** @throws MemoryError */
   static async open(init: CaptureInit): Promise<CaptureJob> {
-    const memory = await GuestMemory.open(init)
+    using cleanup = new DisposableStack()
+    const template = cleanup.use(new TemplateRam(init.ramPath))
+    const pages = await openPages(init, template)
     try {
-      return new CaptureJob(memory, new TemplateRam(init.ramPath), init)
+      const job = new CaptureJob(pages, template, init)
+      cleanup.move()
+      return job
     } catch (error) {
-      await memory.close()
+      await pages.close()
       throw error
     }
   }
@@ -216,20 +219,21 @@ export class CaptureJob {
 
   /** See GuestMemory.scan(). Bitmaps as their words. */
   async scan(): Promise<{ private: Uint32Array; softDirty: Uint32Array; counts: PageCounts }> {
-    const scan = await this.#memory.scan()
+    const scan = await this.#memory().scan()
     return { private: scan.private.words(), softDirty: scan.softDirty.words(), counts: scan.counts }
   }
 
   begin(round: RoundInit): void {
-    const { pages } = this.#memory
+    const { pages } = this.#pages
     this.#private = PageBitmap.of(pages, round.private)
-    this.#candidates = PageBitmap.of(pages, round.candidates)
-    this.#candidates.addAll(this.#sent.without(this.#private))
-    this.#candidates.addAll(this.#again)
+    const candidates = PageBitmap.of(pages, round.candidates)
+    candidates.addAll(this.#sent.without(this.#private))
+    candidates.addAll(this.#again)
     this.#again = new PageBitmap(pages)
     this.#batchPages = round.batchPages
     this.#round = round.round
-    this.#next = 0
+    this.#pages.begin(candidates)
+    this.#isOver = false
     this.#mayRefer = round.mayRefer && this.#siblings !== null
     this.#references = []
   }
@@ -240,19 +244,19 @@ export class CaptureJob {
    * @param slot - where its frame is put
    * @param linkBytesPerMs - what the link was found to carry, see CompressionChoice
    */
-  next(slot: number, linkBytesPerMs: number | null): CapturedBatch {
+  async next(slot: number, linkBytesPerMs: number | null): Promise<CapturedBatch> {
+    if (this.#isOver) return { frameBytes: 0, pages: {}, isLast: true }
+    await this.#pages.ready()
+    // From here on nothing is waited for: the encoder is the thread's.
     const level = this.#compression.choose(linkBytesPerMs)
     encoder.clear()
-    let looked = 0
-    let run: PageRun | null = null
-    while (encoder.pages < this.#batchPages && looked < MAX_LOOK_PAGES) {
-      run = this.#candidates.runFrom(this.#next, this.#batchPages - encoder.pages)
-      if (run === null) break
-      this.#look(run, level)
-      this.#next = run.end
-      looked += run.end - run.first
-    }
-    const isLast = run === null && this.#candidates.runFrom(this.#next, 1) === null
+    const isLast = this.#pages.show(
+      (index, content, template) => {
+        if (this.#hashes.update(index, content)) this.#take(index, content, template(), level)
+      },
+      () => this.#batchPages - encoder.pages,
+    )
+    this.#isOver = isLast
     // Where there is more to come, it comes sooner.
     const groups = encoder.take(this.#isFirst && isLast ? PATIENT : this.#compression)
     this.#isFirst = false
@@ -262,20 +266,6 @@ export class CaptureJob {
       frameBytes: frame?.length ?? 0,
       pages: Object.fromEntries(groups.map(({ encoding, indices }) => [encoding, indices.length])),
       isLast,
-    }
-  }
-
-  /** Reads a run of pages and takes what changed into the batch. */
-  #look(run: PageRun, level: number): void {
-    this.#memory.read(run, contents)
-    let hasTemplates = false
-    for (let index = run.first; index < run.end; index++) {
-      const slot = (index - run.first) * PAGE_BYTES
-      const content = contents.subarray(slot, slot + PAGE_BYTES)
-      if (!this.#hashes.update(index, content)) continue
-      if (!hasTemplates) this.#template.read(run, templates)
-      hasTemplates = true
-      this.#take(index, content, templates.subarray(slot, slot + PAGE_BYTES), level)
     }
   }
 
@@ -314,7 +304,7 @@ export class CaptureJob {
     this.#keeping ??= writingKeptFile(
       path,
       { digest: this.digest(), pages: this.#sent, holdsZeros },
-      this.#memory,
+      this.#memory(),
     )
     return this.#keeping.next().done === true
   }
@@ -329,6 +319,13 @@ export class CaptureJob {
     return compressDeviceState(deviceState, this.#dictionary)
   }
 
+  /** After the last round, where QEMU sends the guest: the devices that it sent. */
+  sentState(): Uint8Array {
+    const { deviceState } = this.#pages
+    if (deviceState === null) throw new TypeError('QEMU has sent no devices')
+    return deviceState
+  }
+
   /**
    * What the last look found: for the report.
    *
@@ -337,7 +334,8 @@ export class CaptureJob {
   summary(pageHashesPath: string): CaptureSummary {
     return {
       sent: this.#sent.count,
-      private: this.#private.count,
+      // Of what QEMU sends, it doesn't say whether it is private.
+      private: this.#pages.memory === null ? this.#sent.count : this.#private.count,
       baseline: this.#baseline.count,
       omitted: this.#omitted.count,
       stockPages: countStockPages(pageHashesPath, this.#private, this.#hashes),
@@ -347,6 +345,19 @@ export class CaptureJob {
   close(): Promise<void> {
     this.#keeping?.return(undefined)
     this.#template[Symbol.dispose]()
-    return this.#memory.close()
+    return this.#pages.close()
   }
+
+  #memory(): GuestMemory {
+    const { memory } = this.#pages
+    if (memory === null) throw new TypeError("the guest's memory is not read")
+    return memory
+  }
+}
+
+async function openPages(init: CaptureInit, template: TemplateRam): Promise<GuestPages> {
+  const { outgoing, memoryBytes } = init
+  return outgoing === null
+    ? new MemoryPages(await GuestMemory.open(init), template)
+    : MigratedPages.open(template, { pages: memoryBytes / PAGE_BYTES, ...outgoing })
 }

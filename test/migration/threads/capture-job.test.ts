@@ -22,6 +22,7 @@ test('what a job that failed has read of its guest does not get into the next on
       ramPath,
       memoryBytes: PAGES * PAGE_BYTES,
       seed: 1,
+      outgoing: null,
       tablePath: join(guest.dir, 'table'),
       slots: makeSlots(1),
       dictionary: new Uint8Array(0),

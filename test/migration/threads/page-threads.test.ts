@@ -74,7 +74,7 @@ test('an error keeps its code on its way out of the thread, and the job goes on'
 test('a job that can not begin says why', async () => {
   const nowhere = { ...init, ramPath: join(dir, 'nowhere') }
   await expect(threads.open('arrival', nowhere)).rejects.toThrow(/ENOENT/)
-  const guest = { pid: process.pid, seed: 1, tablePath: join(dir, 'table') }
+  const guest = { pid: process.pid, seed: 1, outgoing: null, tablePath: join(dir, 'table') }
   await expect(threads.open('capture', { ...init, ...guest })).rejects.toMatchObject({
     code: 'MEMORY_MAPPING_NOT_FOUND',
   })

@@ -1,0 +1,104 @@
+import { PageBitmap } from '../domain/bitmap.ts'
+import { PAGE_BYTES } from '../domain/page.ts'
+import { type GuestLocation, mostPrivatePages } from '../memory/index.ts'
+import {
+  type OutgoingMigration,
+  preflight,
+  QemuError,
+  type QemuProcess,
+  savedRunState,
+} from '../qemu/index.ts'
+import type { CaptureWay, LastRound } from './capture.ts'
+import type { CaptureJob } from './threads/capture-job.ts'
+import type { Job } from './threads/page-threads.ts'
+
+/** As preflight() has it: what a move keeps. */
+const MOVABLE_RUN_STATES: readonly (string | null)[] = ['running', 'paused']
+
+/**
+ * Lets QEMU send the guest to this agent, by its own `migrate`: for hosts where
+ * its memory can't be read. All of RAM comes through a socket, and what equals
+ * the template is dropped here. A pass of QEMU's is a round: it ends when QEMU
+ * begins the next, or stops the guest.
+ */
+export class LetQemuSend implements CaptureWay {
+  readonly mayStopItself = true
+  readonly mayKeep = false
+  readonly #process: QemuProcess
+  readonly #job: Job<CaptureJob>
+  readonly #guest: GuestLocation
+  readonly #pages: number
+  readonly #passEnded: Int32Array<SharedArrayBuffer>
+  #migration: OutgoingMigration | null = null
+  #isLastRound = false
+  #stoppedAtMs: number | null = null
+
+  constructor(
+    components: { process: QemuProcess; job: Job<CaptureJob> },
+    init: { guest: GuestLocation; passEnded: SharedArrayBuffer },
+  ) {
+    this.#process = components.process
+    this.#job = components.job
+    this.#guest = init.guest
+    this.#pages = init.guest.memoryBytes / PAGE_BYTES
+    this.#passEnded = new Int32Array(init.passEnded)
+  }
+
+  get stoppedAtMs(): number | null {
+    return this.#stoppedAtMs ?? this.#migration?.stoppedAtMs ?? null
+  }
+
+  async privatePages(): Promise<number> {
+    return mostPrivatePages(this.#guest)
+  }
+
+  async begin(signal: AbortSignal): Promise<{ private: PageBitmap; candidates: PageBitmap }> {
+    if (this.#migration === null) {
+      this.#migration = await this.#process.startOutgoing({ signal })
+      this.#migration.onPass(() => this.#endPass(true))
+    }
+    this.#migration.throwIfEnded()
+    // Of a guest that stands still no other pass comes: what is there is its round.
+    this.#endPass(this.stoppedAtMs !== null)
+    // Of a page that QEMU sends nobody asks whether it is private.
+    const all = PageBitmap.of(this.#pages, new Uint32Array(this.#pages / 32).fill(2 ** 32 - 1))
+    return { private: all, candidates: new PageBitmap(this.#pages) }
+  }
+
+  async stop(signal: AbortSignal): Promise<void> {
+    this.#stoppedAtMs ??= this.stoppedAtMs ?? performance.now()
+    await Promise.all([preflight(this.#process, { signal }), this.#process.pause({ signal })])
+  }
+
+  async finish<T>(
+    sendRound: () => Promise<T>,
+    onSaved: () => void,
+    signal: AbortSignal,
+  ): Promise<LastRound<T>> {
+    this.#isLastRound = true
+    const [round] = await Promise.all([sendRound(), this.#migration!.complete({ signal })])
+    onSaved()
+    const deviceState = await this.#job.call('sentState', [])
+    const runState = savedRunState(deviceState)
+    if (!MOVABLE_RUN_STATES.includes(runState)) {
+      throw new QemuError('NOT_MOVABLE', `the VM can't be moved: the guest is ${runState}`, {
+        details: { reasons: [`the guest is ${runState}`] },
+      })
+    }
+    const compressedState = await this.#job.call('compressState', [deviceState])
+    return { round, compressedState, deviceStateBytes: deviceState.length }
+  }
+
+  /** The last round ends where the stream does. */
+  #endPass(hasEnded: boolean): void {
+    Atomics.store(this.#passEnded, 0, hasEnded && !this.#isLastRound ? 1 : 0)
+  }
+
+  async release(): Promise<void> {
+    await this.#migration?.cancel()
+  }
+
+  close(): void {
+    this.#migration?.[Symbol.dispose]()
+  }
+}
