@@ -18,6 +18,7 @@ import { refuseFor } from './farewell.ts'
 import { RoundGarbage } from './garbage.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { KeptPages } from './kept/kept-pages.ts'
+import { Pace } from './pace.ts'
 import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import { arrivalSlots, receivePages } from './receive-pages.ts'
@@ -211,8 +212,9 @@ export class DestinationMove implements PendingGrant {
   /** Fetches the template from the source, and says every second that it goes on. */
   async #fetchTemplate(signal: AbortSignal): Promise<number> {
     const { templates, open, providersOf, onEvent } = this.#components
-    const { migrationId, vm } = this.offer
+    const { migrationId, vm, maxBytesPerSecond } = this.offer
     const id = vm.templateId
+    const pace = new Pace(maxBytesPerSecond || null)
     const ended = new AbortController()
     let fetchedBytes = 0
     const telling = this.#tellProgress(() => fetchedBytes, AbortSignal.any([signal, ended.signal]))
@@ -228,6 +230,7 @@ export class DestinationMove implements PendingGrant {
         onDropped: (dropped) => onEvent({ kind: 'template-provider-dropped', migrationId, id, ...dropped }),
         name: null,
         signal,
+        pace: (bytes, fetching) => pace.came(bytes, fetching),
         onProgress: (progress) => {
           fetchedBytes = progress.bytesReceived
         },

@@ -36,6 +36,8 @@ export interface PaceWait {
  * stands still, the others' batches of 1 MiB stay off the link.
  */
 export class Pace {
+  /** As it was asked for; null: no limit. */
+  readonly bytesPerSecond: number | null
   /** What frames may take of the link; Infinity without a limit. */
   readonly bytesPerMs: number
   /** Pages that a frame should hold, so that it's no burst. */
@@ -46,6 +48,7 @@ export class Pace {
 
   /** @param bytesPerSecond - counted at the interface; null: no limit */
   constructor(bytesPerSecond: number | null) {
+    this.bytesPerSecond = bytesPerSecond
     this.bytesPerMs =
       bytesPerSecond === null ? Number.POSITIVE_INFINITY : bytesPerSecond / 1000 / INTERFACE_BYTES_PER_BYTE
     this.batchPages = batchPages(bytesPerSecond)
@@ -84,6 +87,12 @@ export class Pace {
       // Another one may be first then: looked at again.
       await sleep(-lateMs, undefined, { signal })
     }
+  }
+
+  /** Resolves when `bytes` that came already have had their time: for what others send, on demand. */
+  async came(bytes: number, signal: AbortSignal): Promise<void> {
+    await this.wait(bytes, { signal, urgent: true })
+    await this.wait(0, { signal, urgent: true })
   }
 
   async #giveWay(signal: AbortSignal): Promise<number> {

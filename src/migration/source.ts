@@ -180,6 +180,7 @@ export class SourceMove {
         paused: vm.paused,
         machine: vm.machine,
         baseline: session.baseline ?? new Uint8Array(0),
+        maxBytesPerSecond: Math.ceil(this.#components.pace.bytesPerSecond ?? 0),
       },
       signal,
     )

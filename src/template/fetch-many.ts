@@ -50,8 +50,12 @@ export interface FetchManyInit {
   templateId: TemplateId
   frameTimeoutMs?: number | undefined
   retryDelaysMs?: readonly number[] | undefined
+  /** Resolves when more may be asked for after so many bytes have come and gone. */
+  pace?: FetchPace | undefined
   signal: AbortSignal
 }
+
+export type FetchPace = (bytes: number, signal: AbortSignal) => Promise<unknown>
 
 /** One provider, while it is listened to. */
 interface Worker {
@@ -59,6 +63,8 @@ interface Worker {
   session: TemplateSession
   /** What a share takes, from asking to having it. */
   shareMs: number
+  /** Of the bytes of its session. */
+  pacedBytes: number
 }
 
 /**
@@ -177,7 +183,7 @@ export class FetchMany {
   async #converse(provider: TemplateProvider, session: TemplateSession): Promise<void> {
     // It was being opened when the fetch ended: nobody else would close it.
     if (this.#plan.done || this.#ended.signal.aborted) return session.abort(ENDED_EARLY)
-    const worker: Worker = { provider, session, shareMs: UNKNOWN_SHARE_MS }
+    const worker: Worker = { provider, session, shareMs: UNKNOWN_SHARE_MS, pacedBytes: 0 }
     this.#workers.set(provider.peer, worker)
     await Promise.all(Array.from({ length: REQUESTS }, () => this.#loop(worker)))
   }
@@ -202,8 +208,18 @@ export class FetchMany {
         throw error
       }
       measure(worker, share, startedMs)
+      if (this.#plan.done) break
+      await this.#pace(worker)
     }
     if (this.#plan.done) this.#finished.resolve()
+  }
+
+  /** Requests of one session go side by side: what came for one is not counted for the other once more. */
+  async #pace(worker: Worker): Promise<void> {
+    const bytes = worker.session.bytesReceived + worker.session.bytesSent
+    const unpacedBytes = bytes - worker.pacedBytes
+    worker.pacedBytes = bytes
+    await this.#init.pace?.(unpacedBytes, this.#ended.signal).catch(() => {})
   }
 
   async #fetchLists({ session }: Worker, share: Extract<Share, { kind: 'lists' }>): Promise<void> {

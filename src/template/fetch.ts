@@ -9,7 +9,7 @@ import {
 } from '../domain/template.ts'
 import { directoryBytes } from './disk.ts'
 import { TemplateError } from './errors.ts'
-import { type DroppedProvider, FetchMany } from './fetch-many.ts'
+import { type DroppedProvider, FetchMany, type FetchPace } from './fetch-many.ts'
 import { CHUNK_HASHES_BYTES, isZeroChunk } from './hashing.ts'
 import { IncomingTemplate } from './incoming.ts'
 import { partSpans } from './layout.ts'
@@ -40,6 +40,8 @@ export interface FetchTemplateRequest {
   frameTimeoutMs?: number | undefined
   /** Waits before a provider whose connection broke is tried again. */
   retryDelaysMs?: readonly number[] | undefined
+  /** Keeps the fetch below a rate. */
+  pace?: FetchPace | undefined
 }
 
 export interface FetchTemplateResult extends Fetched {
@@ -123,7 +125,7 @@ async function fetchChunks(
   signal: AbortSignal,
   report: (progress: FetchProgress) => void,
 ): Promise<FetchMany> {
-  const { id, frameTimeoutMs, retryDelaysMs, onDropped = () => {} } = request
+  const { id, frameTimeoutMs, retryDelaysMs, pace, onDropped = () => {} } = request
   const chunksTotal = found.manifest.chunkHashes.length
   const progress = (): void =>
     report({
@@ -133,7 +135,7 @@ async function fetchChunks(
     })
   const many = new FetchMany(
     { incoming, local, onDropped, onProgress: progress },
-    { templateId: id, frameTimeoutMs, retryDelaysMs, signal },
+    { templateId: id, frameTimeoutMs, retryDelaysMs, pace, signal },
   )
   found.handOver(many)
   await withNewProviders(request, many, signal)

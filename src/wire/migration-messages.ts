@@ -101,6 +101,7 @@ const controlBodies = {
     paused: z.boolean(),
     machine,
     baseline: bytes.refine((value) => value.length === 0 || value.length === 32, 'none or 32 bytes'),
+    maxBytesPerSecond: count,
   }),
   accept: z.object({ templateMissing: z.boolean(), baselineHeld: z.boolean(), siblings: bytes, place: uuid }),
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),

@@ -108,6 +108,7 @@ test('a VM is not offered', async () => {
     qemuVersion: '7.2.0',
     paused: false,
     baseline: new Uint8Array(0),
+    maxBytesPerSecond: 0,
     machine,
   }
   expect(await control(other, MIGRATE_PROTOCOL, offer)).toMatchObject(refused(other, 'send'))

@@ -85,6 +85,7 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
     qemuVersion: '7.2.0',
     paused: false,
     baseline: new Uint8Array(0),
+    maxBytesPerSecond: 0,
     machine,
   }
 }

@@ -4,6 +4,7 @@ import { zstdCompressSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { CHUNK_BYTES, PAGE_BYTES } from '../../src/domain/page.ts'
 import type { TemplateManifest } from '../../src/domain/template.ts'
+import { Pace } from '../../src/migration/pace.ts'
 import { DISK_MARGIN_BYTES } from '../../src/template/disk.ts'
 import { encodeManifest, type FetchProgress, serveTemplate, templateId } from '../../src/template/index.ts'
 import { templateRequestCodec } from '../../src/wire/template-messages.ts'
@@ -61,6 +62,30 @@ test('zeros cost next to nothing, and the rest is compressed', async () => {
     id,
   )
   expect(bytesReceived + bytesSent).toBeLessThan(1024)
+})
+
+test('a fetch keeps to its pace, and is not slower than that', async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const noise = Object.fromEntries(
+    Array.from({ length: CHUNKS }, (_, chunk) => [chunk * 256, randomBytes(CHUNK_BYTES)]),
+  )
+  const { id } = await addTemplate(source.store, null, { noise })
+  const pace = new Pace(1_000_000)
+  const startedMs = performance.now()
+  const { bytesReceived, bytesSent } = await fetchFrom(
+    new TestPeer(serveTemplate(source.store)),
+    target.store,
+    id,
+    {
+      pace: (bytes, signal) => pace.came(bytes, signal),
+    },
+  )
+  const tookMs = performance.now() - startedMs
+  const bytes = bytesReceived + bytesSent
+  // The last two shares, of 1 MiB each, are not waited for.
+  expect(bytes - 2 * 1024 ** 2).toBeLessThan(tookMs * pace.bytesPerMs * 1.05)
+  expect(bytes).toBeGreaterThan(tookMs * pace.bytesPerMs * 0.8)
 })
 
 test('a template that is there already is not fetched', async () => {

@@ -40,6 +40,7 @@ function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'
     qemuVersion: '7.2.0',
     paused: false,
     baseline: new Uint8Array(0),
+    maxBytesPerSecond: 0,
     machine,
     ...changes,
   }

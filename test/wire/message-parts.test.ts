@@ -76,6 +76,7 @@ test('the largest honest messages have room', () => {
     ...offer,
     paused: false,
     baseline: new Uint8Array(0),
+    maxBytesPerSecond: 0,
   })
   expect(controlCodec.decode(message)).toMatchObject({ vm: { nics } })
 })

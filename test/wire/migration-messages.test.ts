@@ -34,6 +34,7 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
   qemuVersion: '7.2.22',
   paused: false,
   baseline: Buffer.alloc(32),
+  maxBytesPerSecond: 5_000_000,
   machine: {
     machineType: 'pc-q35-7.2',
     accelerator: 'tcg',
