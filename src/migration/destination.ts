@@ -14,6 +14,7 @@ import { checkQemuVersion } from './admission.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
+import { extraBlocksOf } from './extra-blocks.ts'
 import { refuseFor } from './farewell.ts'
 import { RoundGarbage } from './garbage.ts'
 import type { MigrationJournal } from './journal.ts'
@@ -262,7 +263,8 @@ export class DestinationMove implements PendingGrant {
     cleanup.defer(() => stream.abort())
     const dictionary = deviceSections(templateState)
     const siblings = index.of(this.offer.vm.templateId).map(({ guest, pages }) => ({ guest, pages }))
-    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary, siblings }
+    const extraBlocks = extraBlocksOf(templateState)
+    const init = { ramPath, memoryBytes, seed: this.offer.hashSeed, slots, dictionary, siblings, extraBlocks }
     const job = cleanup.use(await threads.open('arrival', init))
     return { arriving, guest: { pid: process.pid, ramPath, memoryBytes }, stream, job, slots }
   }

@@ -9,6 +9,7 @@ import {
   savedRunState,
 } from '../qemu/index.ts'
 import type { CaptureWay, LastRound } from './capture.ts'
+import { type ExtraBlock, ExtraBlocks } from './extra-blocks.ts'
 import type { CaptureJob } from './threads/capture-job.ts'
 import type { Job } from './threads/page-threads.ts'
 
@@ -17,7 +18,7 @@ const MOVABLE_RUN_STATES: readonly (string | null)[] = ['running', 'paused']
 
 /**
  * Lets QEMU send the guest to this agent, by its own `migrate`: for hosts where
- * its memory can't be read. All of RAM comes through a socket, and what equals
+ * its memory can't be read, and for guests with more of it than main RAM. All of RAM comes through a socket, and what equals
  * the template is dropped here. A pass of QEMU's is a round: it ends when QEMU
  * begins the next, or stops the guest.
  */
@@ -28,6 +29,7 @@ export class LetQemuSend implements CaptureWay {
   readonly #job: Job<CaptureJob>
   readonly #guest: GuestLocation
   readonly #pages: number
+  readonly #captured: readonly string[]
   readonly #passEnded: Int32Array<SharedArrayBuffer>
   #migration: OutgoingMigration | null = null
   #isLastRound = false
@@ -35,12 +37,14 @@ export class LetQemuSend implements CaptureWay {
 
   constructor(
     components: { process: QemuProcess; job: Job<CaptureJob> },
-    init: { guest: GuestLocation; passEnded: SharedArrayBuffer },
+    init: { guest: GuestLocation; extraBlocks: readonly ExtraBlock[]; passEnded: SharedArrayBuffer },
   ) {
     this.#process = components.process
     this.#job = components.job
     this.#guest = init.guest
-    this.#pages = init.guest.memoryBytes / PAGE_BYTES
+    const ramPages = init.guest.memoryBytes / PAGE_BYTES
+    this.#pages = ramPages + new ExtraBlocks(ramPages, init.extraBlocks).pages
+    this.#captured = init.extraBlocks.map(({ name }) => name)
     this.#passEnded = new Int32Array(init.passEnded)
   }
 
@@ -61,13 +65,16 @@ export class LetQemuSend implements CaptureWay {
     // Of a guest that stands still no other pass comes: what is there is its round.
     this.#endPass(this.stoppedAtMs !== null)
     // Of a page that QEMU sends nobody asks whether it is private.
-    const all = PageBitmap.of(this.#pages, new Uint32Array(this.#pages / 32).fill(2 ** 32 - 1))
+    const all = PageBitmap.of(this.#pages, new Uint32Array(Math.ceil(this.#pages / 32)).fill(2 ** 32 - 1))
     return { private: all, candidates: new PageBitmap(this.#pages) }
   }
 
   async stop(signal: AbortSignal): Promise<void> {
     this.#stoppedAtMs ??= this.stoppedAtMs ?? performance.now()
-    await Promise.all([preflight(this.#process, { signal }), this.#process.pause({ signal })])
+    await Promise.all([
+      preflight(this.#process, { signal, captured: this.#captured }),
+      this.#process.pause({ signal }),
+    ])
   }
 
   async finish<T>(

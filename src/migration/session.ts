@@ -8,6 +8,7 @@ import type { Channel, OpenChannel } from '../wire/channel.ts'
 import { Capture } from './capture.ts'
 import { ControlChannel } from './control.ts'
 import { MigrationError } from './errors.ts'
+import { type ExtraBlock, extraBlocksOf } from './extra-blocks.ts'
 import type { KeptPages } from './kept/kept-pages.ts'
 import { LetQemuSend } from './let-qemu-send.ts'
 import { LinkRate } from './link-rate.ts'
@@ -79,11 +80,17 @@ export class SourceSession implements AsyncDisposable {
     const channel = (protocol: string): Promise<Channel> =>
       // Aborting does nothing after a clean close; after a failure it frees the stream.
       held(openInTime(open, { to, protocol, signal }), (opened) => opened.abort(new Error('the move ended')))
+    const prepareCapture = async (): Promise<Capture> => {
+      const source = await captureSource(components, vm)
+      const captured = source.extraBlocks.map(({ name }) => name)
+      const opening = held(openCapture(components, vm, source), (opened) => opened[Symbol.asyncDispose]())
+      const [opened] = await Promise.all([opening, preflight(vm.process, { signal, captured })])
+      return opened
+    }
     const [capture, control, pages] = await Promise.all([
-      held(openCapture(components, vm), (opened) => opened[Symbol.asyncDispose]()),
+      prepareCapture(),
       channel(MIGRATE_PROTOCOL),
       channel(PAGES_PROTOCOL),
-      preflight(vm.process, { signal }),
     ])
     const { seed: hashSeed, baseline } = await capture.hashing()
     return new SourceSession(vm, { control, pages }, { capture, hashSeed, baseline }, cleanup.move())
@@ -99,32 +106,46 @@ export class SourceSession implements AsyncDisposable {
   }
 }
 
-/** Reads the guest's memory where it may be read; otherwise QEMU sends it. */
-async function openCapture(components: SessionComponents, vm: DepartingVm): Promise<Capture> {
-  const { templates, kept, threads, trackerFor } = components
+interface CaptureSource {
+  templateState: Buffer
+  mayQemuSend: boolean
+  /** Empty where QEMU may not send them: the VM is refused for them then. */
+  extraBlocks: ExtraBlock[]
+}
+
+async function captureSource({ templates }: SessionComponents, vm: DepartingVm): Promise<CaptureSource> {
+  const templateState = await readTemplateState(templates, vm.record.spec.templateId)
+  const mayQemuSend = OutgoingMigration.isSound(vm.process.qmp, vm.machine.accelerator)
+  return { templateState, mayQemuSend, extraBlocks: mayQemuSend ? extraBlocksOf(templateState) : [] }
+}
+
+/** Reads the guest's memory where it may be read, and is all of it; otherwise QEMU sends it. */
+async function openCapture(
+  { kept, threads, trackerFor }: SessionComponents,
+  vm: DepartingVm,
+  { templateState, mayQemuSend, extraBlocks }: CaptureSource,
+): Promise<Capture> {
   const { process, ramPath } = vm
-  const { memoryBytes } = vm.machine
-  const { id, templateId } = vm.record.spec
-  const guest = {
-    pid: process.pid,
-    ramPath,
-    memoryBytes,
-    seed: randomInt(2 ** 32),
-    dictionary: deviceSections(await readTemplateState(templates, templateId)),
-  }
-  try {
-    return await Capture.open(
-      { threads, wayOf: (job, freeze) => new ReadMemory({ process, job, freeze }, { trackerFor }) },
-      { ...guest, tablePath: kept.tablePath(id), outgoing: null },
-    )
-  } catch (error) {
-    const isClosed = error instanceof DroverError && error.code === 'MEMORY_NOT_PERMITTED'
-    if (!isClosed || !OutgoingMigration.isSound(process.qmp, vm.machine.accelerator)) throw error
+  const location = { pid: process.pid, ramPath, memoryBytes: vm.machine.memoryBytes }
+  const guest = { ...location, seed: randomInt(2 ** 32), dictionary: deviceSections(templateState) }
+  if (extraBlocks.length === 0) {
+    try {
+      return await Capture.open(
+        { threads, wayOf: (job, freeze) => new ReadMemory({ process, job, freeze }, { trackerFor }) },
+        { ...guest, tablePath: kept.tablePath(vm.record.spec.id), outgoing: null },
+      )
+    } catch (error) {
+      const isClosed = error instanceof DroverError && error.code === 'MEMORY_NOT_PERMITTED'
+      if (!isClosed || !mayQemuSend) throw error
+    }
   }
   const passEnded = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)
   return Capture.open(
-    { threads, wayOf: (job) => new LetQemuSend({ process, job }, { guest, passEnded }) },
-    { ...guest, tablePath: null, outgoing: { socketPath: process.outgoingSocket, passEnded } },
+    {
+      threads,
+      wayOf: (job) => new LetQemuSend({ process, job }, { guest: location, extraBlocks, passEnded }),
+    },
+    { ...guest, tablePath: null, outgoing: { socketPath: process.outgoingSocket, passEnded, extraBlocks } },
   )
 }
 

@@ -32,22 +32,28 @@ export function ramBlockNames(text: string): string[] {
     .filter((name) => name !== undefined)
 }
 
+/** Whether a guest may write to a RAM block that is not main RAM. */
+export function isGuestWritable(name: string): boolean {
+  return name !== RAM_BLOCK && !READ_ONLY_BLOCK.test(name)
+}
+
 /** Why a RAM block keeps a VM where it is, or null. */
 export function ramBlockReason(name: string): string | null {
-  if (name === RAM_BLOCK || READ_ONLY_BLOCK.test(name)) return null
+  if (!isGuestWritable(name)) return null
   return `RAM block ${name} is neither main memory nor read-only`
 }
 
 /**
  * Whether the VM can be moved at all.
  *
+ * @param options.captured - RAM blocks that are captured although the guest may write to them
  * @throws QemuError NOT_MOVABLE (details: reasons)
  */
 export async function preflight(
   process: QemuProcess,
-  { signal }: { signal?: AbortSignal | undefined } = {},
+  options: { signal?: AbortSignal | undefined; captured?: readonly string[] } = {},
 ): Promise<void> {
-  const reasons = await captureBlockers(process, { signal })
+  const reasons = await captureBlockers(process, options)
   if (reasons.length === 0) return
   throw new QemuError('NOT_MOVABLE', `the VM can't be moved: ${reasons.join('; ')}`, { details: { reasons } })
 }
@@ -61,7 +67,7 @@ export async function preflight(
  */
 export async function captureBlockers(
   process: QemuProcess,
-  { signal }: { signal?: AbortSignal | undefined } = {},
+  { signal, captured = [] }: { signal?: AbortSignal | undefined; captured?: readonly string[] } = {},
 ): Promise<string[]> {
   const { qmp } = process
   const [{ status }, migration, ramBlocks, named, unnamed] = await Promise.all([
@@ -76,7 +82,10 @@ export async function captureBlockers(
     ...(MOVABLE_RUN_STATES.has(status) ? [] : [`the guest is ${status}`]),
     ...(migration['blocked-reasons'] ?? []),
     ...(names.includes(RAM_BLOCK) ? [] : [`no RAM block ${RAM_BLOCK}`]),
-    ...names.map(ramBlockReason).filter((reason) => reason !== null),
+    ...names
+      .filter((name) => !captured.includes(name))
+      .map(ramBlockReason)
+      .filter((reason) => reason !== null),
     ...[...named, ...unnamed]
       .filter(({ type }) => HOST_DEVICE.test(type))
       .map(({ name, type }) => `device ${name} (${type.slice('child<'.length, -1)}) is bound to this node`),

@@ -5,10 +5,12 @@ import {
   PageHashes,
   type ReferencedPages,
 } from '../../codec/index.ts'
+import { PageBitmap } from '../../domain/bitmap.ts'
 import { PAGE_BYTES, type Page, ZERO_PAGE } from '../../domain/page.ts'
 import { type GuestLocation, GuestMemory } from '../../memory/index.ts'
 import { encodePages, encodeZeroPages, RAM_BLOCK } from '../../qemu/index.ts'
 import { MAX_PAGES_FRAME_BYTES } from '../../wire/pages-frame-bounds.ts'
+import { type ExtraBlock, ExtraBlocks } from '../extra-blocks.ts'
 import { KeptFile } from '../kept/kept-file.ts'
 import { writePageTable } from '../kept/page-table.ts'
 import { type HashedPages, PageHasher } from '../siblings/hashed-pages.ts'
@@ -28,6 +30,8 @@ export interface ArrivalInit {
   slots: Slots
   /** The template's device state, which both sides have. */
   dictionary: Uint8Array
+  /** Of the template: their pages follow those of main RAM. */
+  extraBlocks: readonly ExtraBlock[]
   /** VMs here whose pages references may lead to. */
   siblings: readonly Pick<Sibling, 'guest' | 'pages'>[]
 }
@@ -58,6 +62,7 @@ export class ArrivalJob {
   readonly #template: TemplateRam
   readonly #hashes: PageHashes
   readonly #pages: number
+  readonly #extra: ExtraBlocks
   readonly #siblings: readonly ReadableSibling[]
   readonly #references: ReferencedPages
   #hashing: { memory: GuestMemory; hasher: PageHasher } | null = null
@@ -66,16 +71,18 @@ export class ArrivalJob {
   readonly #dictionary: Uint8Array
 
   private constructor(
-    { ramPath, memoryBytes, seed, slots, dictionary }: ArrivalInit,
+    { ramPath, memoryBytes, seed, slots, dictionary, extraBlocks }: ArrivalInit,
     siblings: readonly ReadableSibling[],
   ) {
     this.#siblings = siblings
     this.#references = new SiblingLookup(siblings)
     this.#slots = slots
     this.#dictionary = dictionary
-    this.#pages = memoryBytes / PAGE_BYTES
+    const ramPages = memoryBytes / PAGE_BYTES
+    this.#extra = new ExtraBlocks(ramPages, extraBlocks)
+    this.#pages = ramPages + this.#extra.pages
     this.#hashes = new PageHashes(this.#pages, seed)
-    this.#template = new TemplateRam(ramPath)
+    this.#template = new TemplateRam({ path: ramPath, ramPages, extra: this.#extra })
   }
 
   static async open(init: ArrivalInit): Promise<ArrivalJob> {
@@ -117,7 +124,7 @@ export class ArrivalJob {
   /** Hashes pages and puts them where QEMU is written from. @returns bytes */
   #write(pages: readonly Page[], slot: number): number {
     for (const { index, content } of pages) this.#hashes.update(index, content)
-    const streamBytes = encodeForQemu(pages)
+    const streamBytes = encodeForQemu(pages, this.#extra)
     new Uint8Array(this.#slots[slot]!).set(scratch.subarray(0, streamBytes))
     return streamBytes
   }
@@ -165,9 +172,15 @@ export class ArrivalJob {
   async hashPages(guest: GuestLocation): Promise<boolean> {
     this.#hashing ??= {
       memory: await GuestMemory.open(guest),
-      hasher: new PageHasher(this.#hashes.known, MAX_SIBLING_PAGES),
+      hasher: new PageHasher(this.#knownInRam(), MAX_SIBLING_PAGES),
     }
     return this.#hashing.hasher.step(this.#hashing.memory)
+  }
+
+  #knownInRam(): PageBitmap {
+    const { known } = this.#hashes
+    const ramPages = this.#pages - this.#extra.pages
+    return PageBitmap.of(ramPages, known.words().subarray(0, Math.ceil(ramPages / 32)))
   }
 
   /** What `hashPages` has found. */
@@ -188,19 +201,9 @@ export class ArrivalJob {
  *
  * @returns bytes written
  */
-function encodeForQemu(pages: readonly Page[]): number {
-  const zeros = pages.filter(({ content }) => content === ZERO_PAGE)
-  const others = pages.filter(({ content }) => content !== ZERO_PAGE)
-  const offsetBytes = ({ index }: Page) => index * PAGE_BYTES
-  const chunks = [
-    ...(zeros.length === 0 ? [] : encodeZeroPages(RAM_BLOCK, zeros.map(offsetBytes))),
-    ...(others.length === 0
-      ? []
-      : encodePages(
-          RAM_BLOCK,
-          others.map((page) => ({ offsetBytes: offsetBytes(page), content: page.content })),
-        )),
-  ]
+function encodeForQemu(pages: readonly Page[], extra: ExtraBlocks): number {
+  const byBlock = Map.groupBy(pages, ({ index }) => extra.placeOf(index)?.name ?? RAM_BLOCK)
+  const chunks = [...byBlock].flatMap(([name, inBlock]) => encodeBlock(name, inBlock, extra))
   // Not to the slot at once: pages that came raw are still there.
   let position = 0
   for (const chunk of chunks) {
@@ -208,4 +211,19 @@ function encodeForQemu(pages: readonly Page[]): number {
     position += chunk.length
   }
   return position
+}
+
+function encodeBlock(name: string, pages: readonly Page[], extra: ExtraBlocks): Uint8Array[] {
+  const zeros = pages.filter(({ content }) => content === ZERO_PAGE)
+  const others = pages.filter(({ content }) => content !== ZERO_PAGE)
+  const offsetBytes = ({ index }: Page) => (extra.placeOf(index)?.page ?? index) * PAGE_BYTES
+  return [
+    ...(zeros.length === 0 ? [] : encodeZeroPages(name, zeros.map(offsetBytes))),
+    ...(others.length === 0
+      ? []
+      : encodePages(
+          name,
+          others.map((page) => ({ offsetBytes: offsetBytes(page), content: page.content })),
+        )),
+  ]
 }

@@ -14,6 +14,7 @@ import type { PageCounts } from '../../domain/vm.ts'
 import { type GuestLocation, GuestMemory } from '../../memory/index.ts'
 import { writePagesFrame } from '../../wire/pages-frame-writer.ts'
 import { MigrationError } from '../errors.ts'
+import { type ExtraBlock, ExtraBlocks } from '../extra-blocks.ts'
 import { writingKeptFile } from '../kept/kept-file.ts'
 import { readPageTable } from '../kept/page-table.ts'
 import { referenceHash } from '../siblings/hashed-pages.ts'
@@ -28,7 +29,7 @@ import type { Slots } from './slots.ts'
 /** The guest whose pages are captured. */
 export interface CaptureInit extends GuestLocation {
   /** Null: they are read out of its memory. Otherwise QEMU sends them there: see MigratedPages. */
-  outgoing: { socketPath: string; passEnded: SharedArrayBuffer } | null
+  outgoing: { socketPath: string; passEnded: SharedArrayBuffer; extraBlocks: readonly ExtraBlock[] } | null
   /** Of the page hashes, where no table says which. */
   seed: number
   /** Where the table of the guest's arrival here would be: see page-table.ts; null: it doesn't matter. */
@@ -146,8 +147,13 @@ export class CaptureJob {
   /** @throws MemoryError */
   static async open(init: CaptureInit): Promise<CaptureJob> {
     using cleanup = new DisposableStack()
-    const template = cleanup.use(new TemplateRam(init.ramPath))
-    const pages = await openPages(init, template)
+    const ramPages = init.memoryBytes / PAGE_BYTES
+    const extra = new ExtraBlocks(ramPages, init.outgoing?.extraBlocks ?? [])
+    const template = cleanup.use(new TemplateRam({ path: init.ramPath, ramPages, extra }))
+    const pages =
+      init.outgoing === null
+        ? new MemoryPages(await GuestMemory.open(init), template)
+        : await MigratedPages.open({ template, extra }, { ramPages, ...init.outgoing })
     try {
       const job = new CaptureJob(pages, template, init)
       cleanup.move()
@@ -353,11 +359,4 @@ export class CaptureJob {
     if (memory === null) throw new TypeError("the guest's memory is not read")
     return memory
   }
-}
-
-async function openPages(init: CaptureInit, template: TemplateRam): Promise<GuestPages> {
-  const { outgoing, memoryBytes } = init
-  return outgoing === null
-    ? new MemoryPages(await GuestMemory.open(init), template)
-    : MigratedPages.open(template, { pages: memoryBytes / PAGE_BYTES, ...outgoing })
 }

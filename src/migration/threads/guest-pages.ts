@@ -4,7 +4,7 @@ import type { GuestMemory } from '../../memory/index.ts'
 
 /** Where a capture gets the guest's pages from. */
 export interface GuestPages {
-  /** Of guest RAM. */
+  /** Of guest RAM, and of other blocks that the guest may write: see ExtraBlocks. */
   readonly pages: number
   /** Null: it isn't read. */
   readonly memory: GuestMemory | null

@@ -2,6 +2,7 @@ import { rm } from 'node:fs/promises'
 import type { Server, Socket } from 'node:net'
 import { PAGE_BYTES, type PageIndex, ZERO_PAGE } from '../../domain/page.ts'
 import { listenForQemu, OutgoingReader, QemuError, RAM_BLOCK, type StreamRecord } from '../../qemu/index.ts'
+import type { ExtraBlocks } from '../extra-blocks.ts'
 import type { TemplateRam } from '../template-ram.ts'
 import type { GuestPages, Look } from './guest-pages.ts'
 
@@ -19,6 +20,7 @@ export class MigratedPages implements GuestPages {
   readonly pages: number
   readonly memory = null
   readonly #template: TemplateRam
+  readonly #extra: ExtraBlocks
   readonly #server: Server
   readonly #socketPath: string
   /** Not zero: the pass is over. The agent's own thread says so, as QEMU tells it. */
@@ -32,12 +34,13 @@ export class MigratedPages implements GuestPages {
 
   private constructor(
     server: Server,
-    template: TemplateRam,
-    init: { pages: number; socketPath: string; passEnded: SharedArrayBuffer },
+    { template, extra }: { template: TemplateRam; extra: ExtraBlocks },
+    init: { ramPages: number; socketPath: string; passEnded: SharedArrayBuffer },
   ) {
-    this.pages = init.pages
+    this.pages = init.ramPages + extra.pages
     this.#server = server
     this.#template = template
+    this.#extra = extra
     this.#socketPath = init.socketPath
     this.#passEnded = new Int32Array(init.passEnded)
     server.once('connection', (socket) => this.#accept(socket))
@@ -45,10 +48,10 @@ export class MigratedPages implements GuestPages {
 
   /** Listens for QEMU. */
   static async open(
-    template: TemplateRam,
-    init: { pages: number; socketPath: string; passEnded: SharedArrayBuffer },
+    components: { template: TemplateRam; extra: ExtraBlocks },
+    init: { ramPages: number; socketPath: string; passEnded: SharedArrayBuffer },
   ): Promise<MigratedPages> {
-    return new MigratedPages(await listenForQemu(init.socketPath), template, init)
+    return new MigratedPages(await listenForQemu(init.socketPath), components, init)
   }
 
   begin(): void {}
@@ -103,9 +106,10 @@ export class MigratedPages implements GuestPages {
       const record = this.#held ?? this.#reader.next()
       this.#held = null
       if (record === null) return true
-      // Other blocks are read-only: the destination has them with the template.
-      if (record.kind !== 'page' || record.block.name !== RAM_BLOCK) continue
-      const index = record.offsetBytes / PAGE_BYTES
+      if (record.kind !== 'page') continue
+      const index = this.#indexOf(record.block.name, record.offsetBytes / PAGE_BYTES)
+      // Of other blocks, which are read-only: the destination has them with the template.
+      if (index === null) continue
       if (index >= this.pages) throw new QemuError('OUTGOING_MALFORMED', `page ${index} of ${this.pages}`)
       if (!isNext(index)) {
         this.#held = record
@@ -116,6 +120,10 @@ export class MigratedPages implements GuestPages {
         return template
       })
     }
+  }
+
+  #indexOf(blockName: string, page: number): PageIndex | null {
+    return blockName === RAM_BLOCK ? page : this.#extra.indexOf(blockName, page)
   }
 
   #accept(socket: Socket): void {

@@ -24,6 +24,7 @@ beforeEach(async () => {
     memoryBytes: PAGES * PAGE_BYTES,
     seed: 1,
     slots: makeSlots(2),
+    extraBlocks: [],
     dictionary: new Uint8Array(0),
     siblings: [],
   }
