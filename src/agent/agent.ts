@@ -59,6 +59,7 @@ export class Agent implements AsyncDisposable {
     const { binary, error: qemuError } = await this.#probe(user, signal)
     const vms: { service: VmService | null } = { service: null }
     let space: TemplateSpace | null = null
+    let hypervisor: Hypervisor | null = null
     const templates = new TemplateStore(
       { db },
       {
@@ -68,6 +69,7 @@ export class Agent implements AsyncDisposable {
           this.#mesh?.announce()
           space?.onChange()
         },
+        onDiskShort: () => hypervisor?.migrations.keptPages.giveWay() ?? false,
       },
     )
     await templates.start()
@@ -91,7 +93,6 @@ export class Agent implements AsyncDisposable {
     space = templateSpace
     starting.defer(() => templateSpace.stop())
 
-    let hypervisor: Hypervisor | null = null
     if (binary !== null) {
       const migrations = await this.#startMigrations(db, {
         mesh,

@@ -149,6 +149,10 @@ export interface StatusReply {
     reservedBytes: number
     availableBytes: number
   } | null
+  /** Pages of departed VMs on disk, for their return; null on a node without VMs. */
+  keptPages: { keptBytes: number; limitBytes: number } | null
+  /** QEMUs that are ready for VMs that arrive. */
+  preparedQemus: { templateId: TemplateId; pid: number }[]
   counts: {
     vms: number
     vmsRunning: number

@@ -175,6 +175,11 @@ export class MigrationService {
     ]
   }
 
+  /** Pages of departed VMs that this node keeps, on disk. */
+  get keptPages(): Pick<KeptPages, 'bytes' | 'giveWay'> {
+    return this.#kept
+  }
+
   /**
    * Moves VMs away: admitted together, then side by side. A VM that can't be
    * moved doesn't keep the others here.

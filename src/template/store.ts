@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { resolve as absolutePath, join } from 'node:path'
 import type { Level } from 'level'
+import { DiskFullError } from '../domain/errors.ts'
 import {
   TEMPLATE_ID_PATTERN,
   type TemplateId,
@@ -46,6 +47,8 @@ export interface TemplateStoreInit {
   inUseBy: (id: TemplateId) => readonly string[]
   /** Told after a template came or went, however that happened. */
   onChange?: () => void
+  /** Called where the disk is too full for what is about to be written. @returns whether some of it was freed */
+  onDiskShort?: () => boolean
 }
 
 /** A template whose files are not what they should be: neither cloned nor sent, kept for a person to look at. */
@@ -82,6 +85,7 @@ export class TemplateStore {
   readonly #index: TemplateIndex
   readonly #inUseBy: (id: TemplateId) => readonly string[]
   readonly #onChange: () => void
+  readonly #onDiskShort: () => boolean
   readonly #entries = new Map<TemplateId, Entry>()
   readonly #damaged = new Map<TemplateId, DamagedTemplate>()
   readonly #reservedNames = new Set<string>()
@@ -95,6 +99,7 @@ export class TemplateStore {
     this.dir = absolutePath(init.dir)
     this.#inUseBy = init.inUseBy
     this.#onChange = init.onChange ?? (() => undefined)
+    this.#onDiskShort = init.onDiskShort ?? (() => false)
   }
 
   /** Removes what a crash left half-made, and checks that each template has its files, by size. */
@@ -216,7 +221,12 @@ export class TemplateStore {
    * @throws DiskFullError
    */
   requireFreeBytes(bytes: number): void {
-    requireFreeBytes(this.dir, bytes, this.#promisedBytes)
+    try {
+      requireFreeBytes(this.dir, bytes, this.#promisedBytes)
+    } catch (error) {
+      if (!(error instanceof DiskFullError) || !this.#onDiskShort()) throw error
+      requireFreeBytes(this.dir, bytes, this.#promisedBytes)
+    }
   }
 
   /**

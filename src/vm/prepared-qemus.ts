@@ -63,6 +63,11 @@ export class PreparedQemus {
     return null
   }
 
+  /** Those that are ready. */
+  list(): { templateId: TemplateId; pid: number }[] {
+    return [...this.#ready.keys()].map(({ templateId, pid }) => ({ templateId, pid }))
+  }
+
   async #tend(): Promise<void> {
     const { signal } = this.#stopping
     let idleLooks = 0

@@ -171,6 +171,11 @@ export class VmService {
     return this.#node.roster.namesUsing(templateId)
   }
 
+  /** QEMUs that are ready for VMs that arrive. */
+  preparedQemus(): { templateId: TemplateId; pid: number }[] {
+    return this.#prepared?.list() ?? []
+  }
+
   /** Memory of the node's VMs, measured now. */
   memory(): MemoryBudget {
     return this.#node.roster.memory()

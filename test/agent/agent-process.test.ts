@@ -38,6 +38,8 @@ test('status names the node, its QEMU and its counts', async () => {
       reservedBytes: 0,
       availableBytes: expect.any(Number),
     },
+    keptPages: { keptBytes: 0, limitBytes: 1024 ** 3 },
+    preparedQemus: [],
     counts: {
       vms: 0,
       vmsRunning: 0,

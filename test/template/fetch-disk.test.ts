@@ -1,6 +1,8 @@
 /** What a fetch does to the disk: a full one, and one with reflinks. */
 import { randomBytes } from 'node:crypto'
-import { open, readdir, statfs } from 'node:fs/promises'
+import { rmSync } from 'node:fs'
+import { open, readdir, statfs, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { CHUNK_BYTES } from '../../src/domain/page.ts'
 import { serveTemplate } from '../../src/template/index.ts'
@@ -37,6 +39,25 @@ test('a disk that others fill meanwhile ends the fetch, and nothing of it stays 
   expect(await readdir(target.templatesDir)).toEqual([])
   await disk.free()
   await fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, id)
+  expect((await target.store.verify(id, { signal: never() })).ok).toBe(true)
+})
+
+test('on a disk that is too full what others gave up for it is used', async ({ skip }) => {
+  const mounted = await SmallDisk.mount(64)
+  if (typeof mounted === 'string') return skip(mounted)
+  await using disk = mounted
+  await using source = await TestNode.start()
+  await using target = await TestNode.start(disk.path)
+  const { id } = await addTemplate(source.store, null, { noise: { 0: randomBytes(CHUNK_BYTES) } })
+  const spare = join(disk.path, 'spare')
+  await writeFile(spare, Buffer.alloc(40 * CHUNK_BYTES))
+  const peer = new TestPeer(serveTemplate(source.store))
+  expect(await codeOf(fetchFrom(peer, target.store, id))).toBe('DISK_FULL')
+  target.onDiskShort = () => {
+    rmSync(spare)
+    return true
+  }
+  await fetchFrom(peer, target.store, id)
   expect((await target.store.verify(id, { signal: never() })).ok).toBe(true)
 })
 

@@ -38,6 +38,9 @@ export class TestNode implements AsyncDisposable {
     return node
   }
 
+  /** See TemplateStoreInit. */
+  onDiskShort: () => boolean = () => false
+
   get templatesDir(): string {
     return join(this.dir, 'templates')
   }
@@ -57,7 +60,10 @@ export class TestNode implements AsyncDisposable {
     this.db = new Level<string, unknown>(join(this.dir, 'db'), { valueEncoding: 'json' })
     await this.db.open()
     const inUseBy = (id: TemplateId): readonly string[] => this.vms.get(id) ?? []
-    this.store = new TemplateStore({ db: this.db }, { dir: this.templatesDir, inUseBy })
+    this.store = new TemplateStore(
+      { db: this.db },
+      { dir: this.templatesDir, inUseBy, onDiskShort: () => this.onDiskShort() },
+    )
     await this.store.start()
   }
 

@@ -30,6 +30,8 @@ async function status(parts: AgentParts): Promise<StatusReply> {
     policy: policy.settings,
     qemu,
     memory: (await hypervisor?.vms.memory()) ?? null,
+    keptPages: hypervisor?.migrations.keptPages.bytes() ?? null,
+    preparedQemus: hypervisor?.vms.preparedQemus() ?? [],
     counts: {
       vms: records.length,
       vmsRunning: records.filter(({ state }) => state.kind === 'running' && !state.paused).length,

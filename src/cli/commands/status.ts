@@ -45,7 +45,7 @@ async function statusWithin({ client, signal }: Session, waitMs: number): Promis
   }
 }
 
-function render({ qemu, memory, counts, policy, ...node }: StatusReply): string {
+function render({ qemu, memory, keptPages, preparedQemus, counts, policy, ...node }: StatusReply): string {
   return renderFacts([
     ['node', node.name],
     ['peer id', node.peerId],
@@ -56,12 +56,18 @@ function render({ qemu, memory, counts, policy, ...node }: StatusReply): string 
     ['accelerator', qemu.accelerator],
     ['', qemu.acceleratorReason],
     ['memory', memory === null ? null : renderMemory(memory)],
+    ['kept pages', keptPages === null ? null : renderKept(keptPages)],
+    ['ready QEMUs', preparedQemus.length === 0 ? null : String(preparedQemus.length)],
     ['VMs', `${counts.vmsRunning} running of ${counts.vms}`],
     ['templates', String(counts.templates)],
     ['members', `${counts.membersConnected} connected of ${counts.members}`],
     ['moves', `${counts.migrationsRunning} under way`],
     ...PEER_ACTIONS.map((action, i) => [i === 0 ? 'allows' : '', renderPermitted(policy, action)] as const),
   ])
+}
+
+function renderKept({ keptBytes, limitBytes }: NonNullable<StatusReply['keptPages']>): string {
+  return `${formatBytes(keptBytes)} of at most ${formatBytes(limitBytes)} on disk`
 }
 
 function renderPermitted(policy: PolicySettings, action: PeerAction): string {

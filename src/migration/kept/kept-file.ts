@@ -3,6 +3,9 @@ import { PageHashes } from '../../codec/index.ts'
 import type { PageBitmap, PageRun } from '../../domain/bitmap.ts'
 import { CHUNK_PAGES, PAGE_BYTES, type Page, type PageIndex, ZERO_PAGE } from '../../domain/page.ts'
 
+/** Of a file that is being written. */
+export const DRAFT_SUFFIX = '.new'
+
 /**
  * The pages that a VM left behind when it went away: those that it had sent,
  * as they were in the end.
@@ -47,7 +50,7 @@ export function* writingKeptFile(
   }: { digest: Uint8Array; pages: PageBitmap; holdsZeros: (index: PageIndex) => boolean },
   guest: { read(run: PageRun, into: Uint8Array): void },
 ): Generator<void> {
-  const writing = `${path}.new`
+  const writing = `${path}${DRAFT_SUFFIX}`
   const fd = openSync(writing, 'w', 0o600)
   let isWritten = false
   try {

@@ -1,8 +1,9 @@
+import { readdirSync, rmSync, statSync } from 'node:fs'
 import { mkdir, readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { availableDiskBytes } from '../../domain/disk-space.ts'
 import type { VmId } from '../../domain/vm.ts'
-import { keptFileBytes, readKeptHead } from './kept-file.ts'
+import { DRAFT_SUFFIX, keptFileBytes, readKeptHead } from './kept-file.ts'
 
 /** Of the disk's free space, what kept pages leave to others: they are a convenience. */
 const MIN_FREE_SHARE = 4
@@ -28,7 +29,7 @@ export class KeptPages {
   async start(isHere: (id: VmId) => boolean): Promise<void> {
     for (const dir of [this.#pagesDir, this.#tablesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
     for (const name of await readdir(this.#pagesDir)) {
-      if (name.endsWith('.new')) await rm(join(this.#pagesDir, name), { force: true })
+      if (name.endsWith(DRAFT_SUFFIX)) await rm(join(this.#pagesDir, name), { force: true })
     }
     for (const name of await readdir(this.#tablesDir)) {
       if (!isHere(name)) await rm(join(this.#tablesDir, name), { force: true })
@@ -72,9 +73,31 @@ export class KeptPages {
     await rm(this.tablePath(id), { force: true })
   }
 
+  /** What is kept on disk, in bytes. */
+  bytes(): { keptBytes: number; limitBytes: number } {
+    const keptBytes = this.#sizes().reduce((sum, size) => sum + size, 0)
+    return { keptBytes, limitBytes: this.#limitBytes }
+  }
+
+  /**
+   * Others need the disk: nothing of it is kept any more. Doesn't wait.
+   *
+   * @returns whether there was anything
+   */
+  giveWay(): boolean {
+    const names = readdirSync(this.#pagesDir).filter((name) => !name.endsWith(DRAFT_SUFFIX))
+    for (const name of names) rmSync(join(this.#pagesDir, name), { force: true })
+    return names.length > 0
+  }
+
+  #sizes(): number[] {
+    const names = readdirSync(this.#pagesDir)
+    return names.map((name) => statSync(join(this.#pagesDir, name), { throwIfNoEntry: false })?.size ?? 0)
+  }
+
   async #evict(neededBytes: number): Promise<void> {
     // What is being written counts once it is there.
-    const names = (await readdir(this.#pagesDir)).filter((name) => !name.endsWith('.new'))
+    const names = (await readdir(this.#pagesDir)).filter((name) => !name.endsWith(DRAFT_SUFFIX))
     const found = await Promise.all(
       names.map(async (name) => {
         const path = join(this.#pagesDir, name)

@@ -175,6 +175,16 @@ test('within its limit a node keeps what left last', async () => {
   expect(await readdir(join(dir, 'kept'))).toEqual(['second'])
 })
 
+test('what is kept gives way to others at once, but for what is being written', async () => {
+  const kept = new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 })
+  await kept.start(() => true)
+  expect(kept.giveWay()).toBe(false)
+  for (const name of ['a', 'b', 'c.new']) writeFileSync(kept.pagesPath(name), Buffer.alloc(1000))
+  expect(kept.bytes()).toEqual({ keptBytes: 3000, limitBytes: 2 ** 30 })
+  expect(kept.giveWay()).toBe(true)
+  expect(await readdir(join(dir, 'kept'))).toEqual(['c.new'])
+})
+
 test('a limit of 0 keeps nothing, and what was kept before goes', async () => {
   await mkdir(join(dir, 'kept'))
   writeFileSync(join(dir, 'kept', 'vm'), 'x')
