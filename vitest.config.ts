@@ -17,7 +17,7 @@ const LONG = {
 }
 
 /** Measure times, and keep both cores of a small machine busy for it: one after another. */
-const TIMED = ['move-idle', 'move-herd', 'move-load', 'move-converges', 'template-derive'].map(
+const TIMED = ['move-idle', 'move-herd', 'move-load', 'move-converges'].map(
   (name) => `test/vm/${name}.test.ts`,
 )
 

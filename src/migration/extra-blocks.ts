@@ -46,10 +46,16 @@ export class ExtraBlocks {
     this.pages = next - ramPages
   }
 
-  /** Index of a page of a block; null for a block that is none of these. */
+  /**
+   * Index of a page of a block; null for a block that is none of these.
+   *
+   * @throws RangeError beyond the block's end
+   */
   indexOf(name: string, page: number): PageIndex | null {
     const block = this.#blocks.find((each) => each.name === name)
-    return block === undefined ? null : block.first + page
+    if (block === undefined) return null
+    if (block.first + page >= block.end) throw new RangeError(`no page ${page} in RAM block ${name}`)
+    return block.first + page
   }
 
   /** Where a page lies; null: in main RAM. @throws RangeError beyond the last one */

@@ -18,9 +18,10 @@ const MOVABLE_RUN_STATES: readonly (string | null)[] = ['running', 'paused']
 
 /**
  * Lets QEMU send the guest to this agent, by its own `migrate`: for hosts where
- * its memory can't be read, and for guests with more of it than main RAM. All of RAM comes through a socket, and what equals
- * the template is dropped here. A pass of QEMU's is a round: it ends when QEMU
- * begins the next, or stops the guest.
+ * its memory can't be read, and for guests with more of it than main RAM. All of
+ * it comes through a socket, and what equals the template is dropped here. A
+ * pass of QEMU's is a round: it ends when QEMU begins the next, or stops the
+ * guest.
  */
 export class LetQemuSend implements CaptureWay {
   readonly mayStopItself = true

@@ -13,6 +13,7 @@ test('pages of each block follow main RAM, and each is found again', () => {
   expect(blocks.indexOf('vga.vram', 3)).toBe(103)
   expect(blocks.indexOf('flash', 1)).toBe(105)
   expect(blocks.indexOf('ram0', 1)).toBeNull()
+  expect(() => blocks.indexOf('vga.vram', 4)).toThrow(RangeError)
   expect(blocks.placeOf(99)).toBeNull()
   expect(blocks.placeOf(103)).toEqual({ name: 'vga.vram', page: 3 })
   expect(blocks.placeOf(104)).toEqual({ name: 'flash', page: 0 })

@@ -5,7 +5,7 @@ import type { AgentUnderTest } from '../support/drover.ts'
 import { type NodeState, nodeState } from '../support/node-state.ts'
 import { expectCounting, inGuest, move, removeVm, runVm, TwoNodes, vmNames } from '../support/two-nodes.ts'
 
-const ROUND_TRIPS = 10
+const ROUND_TRIPS = 6
 /** Every so many moves the guest hashes all it holds. */
 const CHECK_EVERY = 4
 const MAX_BLACKOUT_MS = 60
@@ -47,7 +47,7 @@ test('data, text, a counter and two writers survive a move, and the guest notice
   await removeVm(destination, 'busy')
 })
 
-test('twenty moves there and back under load: all is kept in the guest, nothing on the nodes', async () => {
+test('a dozen moves there and back under load: all is kept in the guest, nothing on the nodes', async () => {
   const { source, destination, templateId } = nodes
   // The first move opens what a node keeps open from then on; it is not what is looked for here.
   await runVm(source, 'warm-up')
