@@ -28,8 +28,9 @@ const SWITCHOVER_BANDWIDTH_SINCE = { major: 8, minor: 2 } as const
  *
  * Under TCG QEMU forgets what is written to a page that was to be sent when it
  * asked last what was written, if all that it found then was to be sent already
- * (physical_memory_sync_dirty_bitmap, from 7.2 to 11.0: it clears the bits, and
- * leaves the TLB as it is). Measured with 7.2: one move in ten lost pages. So
+ * (physical_memory_sync_dirty_bitmap, as its sources read: it clears the bits,
+ * and leaves the TLB as it is). With 7.2, 3 of 52 moves lost pages; with 10.0
+ * and the limits below, none of 40. So
  * it may ask only where nothing is left to be sent, or while the guest stands
  * still; and that can't be had of a version that takes what is left for less
  * than the link carries in a millisecond: see `isSound`.
