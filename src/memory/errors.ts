@@ -13,6 +13,11 @@ export class MemoryError extends DroverError<keyof typeof MEMORY_ERRORS> {
   }
 }
 
+/** Whether an error, of this thread or of another, says that a guest's memory may not be looked into. */
+export function isMemoryClosed(error: unknown): boolean {
+  return error instanceof DroverError && error.code === 'MEMORY_NOT_PERMITTED'
+}
+
 /** What a failed system call on a file of `/proc/PID` means. */
 export function procError(pid: number, file: string, cause: unknown): MemoryError {
   const errno = (cause as NodeJS.ErrnoException).code

@@ -4,7 +4,7 @@
  * freezes; nothing writes to a guest.
  */
 export type { DirtyTracker } from './dirty-tracker.ts'
-export { MEMORY_ERRORS, MemoryError } from './errors.ts'
+export { isMemoryClosed, MEMORY_ERRORS, MemoryError } from './errors.ts'
 export { Freeze } from './freeze.ts'
 export { type GuestLocation, GuestMemory } from './guest-memory.ts'
 export { hashTracker } from './hash-tracker.ts'

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { PAGE_BYTES } from '../domain/page.ts'
-import { MemoryError } from './errors.ts'
+import { isMemoryClosed } from './errors.ts'
 import { type GuestLocation, GuestMemory } from './guest-memory.ts'
 
 /**
@@ -15,7 +15,7 @@ export async function mostPrivatePages(guest: GuestLocation): Promise<number> {
     await using memory = await GuestMemory.open(guest)
     return (await memory.counts()).private
   } catch (error) {
-    if (!(error instanceof MemoryError) || error.code !== 'MEMORY_NOT_PERMITTED') throw error
+    if (!isMemoryClosed(error)) throw error
     return Math.min(guest.memoryBytes / PAGE_BYTES, await anonymousPages(guest.pid))
   }
 }

@@ -5,7 +5,7 @@ import { DroverError } from '../domain/errors.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
 import { unlessAborted } from '../domain/wait.ts'
-import { type GuestLocation, GuestMemory } from '../memory/index.ts'
+import { type GuestLocation, GuestMemory, isMemoryClosed } from '../memory/index.ts'
 import { advanceKvmclock, deviceSections, type IncomingStream, type QemuBinary } from '../qemu/index.ts'
 import { fetchTemplate, type TemplateStore, templateProviders } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
@@ -407,8 +407,7 @@ async function countPages(guest: GuestLocation): Promise<{ private: number; shar
     await using memory = await GuestMemory.open(guest)
     return await memory.counts()
   } catch (error) {
-    if (error instanceof DroverError && error.code === 'MEMORY_NOT_PERMITTED')
-      return { private: 0, shared: 0 }
-    throw error
+    if (!isMemoryClosed(error)) throw error
+    return { private: 0, shared: 0 }
   }
 }

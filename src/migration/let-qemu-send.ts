@@ -2,6 +2,7 @@ import { PageBitmap } from '../domain/bitmap.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import { type GuestLocation, mostPrivatePages } from '../memory/index.ts'
 import {
+  isMovable,
   type OutgoingMigration,
   preflight,
   QemuError,
@@ -12,9 +13,6 @@ import type { CaptureWay, LastRound } from './capture.ts'
 import { type ExtraBlock, ExtraBlocks } from './extra-blocks.ts'
 import type { CaptureJob } from './threads/capture-job.ts'
 import type { Job } from './threads/page-threads.ts'
-
-/** As preflight() has it: what a move keeps. */
-const MOVABLE_RUN_STATES: readonly (string | null)[] = ['running', 'paused']
 
 /**
  * Lets QEMU send the guest to this agent, by its own `migrate`: for hosts where
@@ -88,7 +86,7 @@ export class LetQemuSend implements CaptureWay {
     onSaved()
     const deviceState = await this.#job.call('sentState', [])
     const runState = savedRunState(deviceState)
-    if (!MOVABLE_RUN_STATES.includes(runState)) {
+    if (runState === null || !isMovable(runState)) {
       throw new QemuError('NOT_MOVABLE', `the VM can't be moved: the guest is ${runState}`, {
         details: { reasons: [`the guest is ${runState}`] },
       })

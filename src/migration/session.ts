@@ -1,7 +1,6 @@
 import { randomInt } from 'node:crypto'
-import { DroverError } from '../domain/errors.ts'
 import type { PeerIdText } from '../domain/vm.ts'
-import type { DirtyTracker, ScannedMemory } from '../memory/index.ts'
+import { type DirtyTracker, isMemoryClosed, type ScannedMemory } from '../memory/index.ts'
 import { deviceSections, OutgoingMigration, preflight } from '../qemu/index.ts'
 import { readTemplateState, type TemplateStore } from '../template/index.ts'
 import type { Channel, OpenChannel } from '../wire/channel.ts'
@@ -135,8 +134,7 @@ async function openCapture(
         { ...guest, tablePath: kept.tablePath(vm.record.spec.id), outgoing: null },
       )
     } catch (error) {
-      const isClosed = error instanceof DroverError && error.code === 'MEMORY_NOT_PERMITTED'
-      if (!isClosed || !mayQemuSend) throw error
+      if (!isMemoryClosed(error) || !mayQemuSend) throw error
     }
   }
   const passEnded = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)

@@ -6,6 +6,7 @@ import { nicDevice, nicNetdev } from './nic.ts'
 import type { QemuBinary } from './probe.ts'
 import { runPaths } from './run-dir.ts'
 import { RAM_BLOCK } from './stream-format.ts'
+import { isAtLeast, versionPair } from './version.ts'
 
 /** Places 0x10 to 0x1e on pcie.0; the chipset has 0x1f, drover's own devices the first ones. */
 export const MAX_ROOT_PORTS = 15
@@ -86,7 +87,7 @@ export function qemuArguments(binary: QemuBinary, launch: QemuLaunch): string[] 
 
 /** Whether this QEMU opens the RAM file for reading alone. */
 export function opensRamReadOnly(binary: QemuBinary, { ram }: Pick<QemuLaunch, 'ram'>): boolean {
-  return !ram.share && isAtLeast(binary.version, READ_ONLY_RAM_FILE_SINCE)
+  return !ram.share && isAtLeast(versionPair(binary.version), READ_ONLY_RAM_FILE_SINCE)
 }
 
 function ramBackend(binary: QemuBinary, launch: QemuLaunch): Record<string, unknown> {
@@ -223,9 +224,4 @@ function checkLaunch(binary: QemuBinary, launch: QemuLaunch): void {
 
 function isWithin(value: number, min: number, max: number): boolean {
   return Number.isInteger(value) && value >= min && value <= max
-}
-
-function isAtLeast(version: string, [major, minor]: readonly [number, number]): boolean {
-  const [hasMajor = 0, hasMinor = 0] = version.split('.').map(Number)
-  return hasMajor > major || (hasMajor === major && hasMinor >= minor)
 }

@@ -4,6 +4,7 @@ import { QemuError } from './errors.ts'
 import type { QmpClient } from './qmp.ts'
 import type { QemuVersion, QmpEvent } from './qmp-commands.ts'
 import { isMigrationEnd, setCapabilities } from './state-transfer.ts'
+import { isAtLeast } from './version.ts'
 
 /** Until it is asked QEMU hands over only what is nothing: less than a page. */
 const NOTHING_LEFT = { downtimeMs: 1, bytesPerSecond: 1000 }
@@ -14,7 +15,7 @@ const SWITCHOVER_TIMEOUT_MS = 10_000
 const CANCEL_TIMEOUT_MS = 5_000
 
 /** First version that takes `avail-switchover-bandwidth`. */
-const SWITCHOVER_BANDWIDTH_SINCE = { major: 8, minor: 2 } as const
+const SWITCHOVER_BANDWIDTH_SINCE = [8, 2] as const
 
 /**
  * QEMU's own `migrate`, into a socket that somebody else reads. QEMU sends all
@@ -30,10 +31,10 @@ const SWITCHOVER_BANDWIDTH_SINCE = { major: 8, minor: 2 } as const
  * asked last what was written, if all that it found then was to be sent already
  * (physical_memory_sync_dirty_bitmap, as its sources read: it clears the bits,
  * and leaves the TLB as it is). With 7.2, 3 of 52 moves lost pages; with 10.0
- * and the limits below, none of 40. So
- * it may ask only where nothing is left to be sent, or while the guest stands
- * still; and that can't be had of a version that takes what is left for less
- * than the link carries in a millisecond: see `isSound`.
+ * and these limits, none of 40. So it may ask only where nothing is left to be
+ * sent, or while the guest stands still; and that can't be had of a version
+ * that asks as soon as less is left than the link carries in a millisecond: see
+ * `isSound`.
  */
 export class OutgoingMigration implements Disposable {
   readonly #qmp: QmpClient
@@ -161,8 +162,7 @@ async function setLimits(
 }
 
 function takesSwitchoverBandwidth({ major, minor }: QemuVersion): boolean {
-  const since = SWITCHOVER_BANDWIDTH_SINCE
-  return major > since.major || (major === since.major && minor >= since.minor)
+  return isAtLeast([major, minor], SWITCHOVER_BANDWIDTH_SINCE)
 }
 
 /** On performance.now()'s scale: a busy event loop hears of an event late. */

@@ -4,12 +4,6 @@ import { StreamInput, type StreamRecord, streamRecords } from './stream-records.
 /** A q35's devices have 80 KB, QEMU's description of them as much; a virtio device with a full queue adds some. */
 const MAX_DEVICES_BYTES = 64 * 1024 * 1024
 
-/** The devices, as `QemuProcess.saveDeviceState` returns them. */
-export interface DevicesRecord {
-  kind: 'devices'
-  deviceState: Buffer
-}
-
 /**
  * Reads what a running QEMU writes on `migrate`: its RAM as it is sent, then the
  * devices.
@@ -41,12 +35,12 @@ export class OutgoingReader {
     return null
   }
 
-  /** QEMU has closed the stream. */
-  end(): DevicesRecord {
+  /** QEMU has closed the stream. @returns the devices, as `QemuProcess.saveDeviceState` does */
+  end(): Buffer {
     if (!this.#isPastRam) this.#input.fail('it ends too early')
     const sections = devicesOf(Buffer.concat(this.#devices))
     if (sections === null) this.#input.fail('devices without their description')
-    return { kind: 'devices', deviceState: Buffer.concat([DEVICE_STATE_HEADER, sections]) }
+    return Buffer.concat([DEVICE_STATE_HEADER, sections])
   }
 
   #keep(chunk: Buffer): void {

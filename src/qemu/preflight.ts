@@ -13,12 +13,9 @@ const READ_ONLY_BLOCK = /^(pc\.bios|pc\.rom|isa-bios|\/rom@.+|.+\.rom)$/
  * a guest that sleeps (S3), panicked or lost its disk would be woken by a move,
  * and be dead.
  */
-const MOVABLE_RUN_STATES = new Set([
-  'running',
-  'paused',
-  // QEMU's own migration has stopped it; what it was before is in the saved state.
-  'finish-migrate',
-])
+const MOVABLE_RUN_STATES = new Set(['running', 'paused'])
+/** QEMU's own migration has stopped the guest; what it was before is in the saved state. */
+const STOPPED_BY_MIGRATION = 'finish-migrate'
 
 /** Devices whose state is outside of QEMU. */
 const HOST_DEVICE =
@@ -30,6 +27,11 @@ export function ramBlockNames(text: string): string[] {
     .split('\n')
     .map((line) => RAM_BLOCK_LINE.exec(line)?.[1])
     .filter((name) => name !== undefined)
+}
+
+/** Whether a move keeps a guest in this run state. */
+export function isMovable(runState: string): boolean {
+  return MOVABLE_RUN_STATES.has(runState)
 }
 
 /** Whether a guest may write to a RAM block that is not main RAM. */
@@ -79,7 +81,7 @@ export async function captureBlockers(
   ])
   const names = ramBlockNames(ramBlocks['human-readable-text'])
   return [
-    ...(MOVABLE_RUN_STATES.has(status) ? [] : [`the guest is ${status}`]),
+    ...(isMovable(status) || status === STOPPED_BY_MIGRATION ? [] : [`the guest is ${status}`]),
     ...(migration['blocked-reasons'] ?? []),
     ...(names.includes(RAM_BLOCK) ? [] : [`no RAM block ${RAM_BLOCK}`]),
     ...names

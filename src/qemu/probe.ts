@@ -5,6 +5,7 @@ import type { Accelerator } from '../domain/template.ts'
 import { QemuError } from './errors.ts'
 import { tryAccelerator } from './kvm-probe.ts'
 import { asUser, mayUse, type QemuUser } from './user.ts'
+import { isAtLeast, versionPair } from './version.ts'
 
 const execute = promisify(execFile)
 
@@ -124,8 +125,7 @@ function parseVersion(path: string, text: string): string {
     throw new QemuError('QEMU_NOT_USABLE', `${path} is not a QEMU system emulator`, { details: { path } })
   }
   const [major, minor, micro] = match.slice(1).map(Number) as [number, number, number]
-  const [oldestMajor, oldestMinor] = OLDEST_VERSION
-  if (major < oldestMajor || (major === oldestMajor && minor < oldestMinor)) {
+  if (!isAtLeast([major, minor], OLDEST_VERSION)) {
     const reason = `version ${major}.${minor}.${micro} is older than ${OLDEST_VERSION.join('.')}`
     throw new QemuError('QEMU_NOT_USABLE', `${path}: ${reason}`, { details: { path, reason } })
   }
@@ -144,7 +144,7 @@ export function chooseMachineType(
 ): string | null {
   const alias = Q35_ALIAS.exec(helpText)?.[1]
   if (alias !== undefined && PLAIN_Q35.test(alias)) return alias
-  const [major = 0, minor = 0] = version.split('.').map(Number)
+  const [major, minor] = versionPair(version)
   const rank = (type: string) => {
     const match = PLAIN_Q35.exec(type)
     return match === null ? Number.POSITIVE_INFINITY : Number(match[1]) * 1000 + Number(match[2])

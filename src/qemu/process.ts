@@ -292,7 +292,7 @@ export class QemuProcess {
    * @throws QemuError QMP_ERROR, also where nobody listens
    */
   startOutgoing({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<OutgoingMigration> {
-    return OutgoingMigration.start(this.qmp, `unix:${this.#paths.outgoing}`, { signal })
+    return OutgoingMigration.start(this.qmp, `unix:${this.outgoingSocket}`, { signal })
   }
 
   /** The vmgenid that the guest sees, a UUID. */

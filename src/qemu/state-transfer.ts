@@ -7,11 +7,12 @@ import { bounded } from './bounded.ts'
 import { QemuError } from './errors.ts'
 import type { QmpClient } from './qmp.ts'
 import type { MigrationCapability, QmpEvent } from './qmp-commands.ts'
+import { isAtLeast } from './version.ts'
 
 /** QEMU listens within a millisecond; it connects as fast. */
 const CONNECT_TIMEOUT_MS = 5000
 /** First version whose incoming side can fail without ending QEMU. */
-const EXIT_ON_ERROR_SINCE = { major: 9, minor: 1 } as const
+const EXIT_ON_ERROR_SINCE = [9, 1] as const
 
 interface StateTransfer {
   socketPath: string
@@ -47,9 +48,7 @@ export async function connectIncoming(
   signal?: AbortSignal | undefined,
 ): Promise<Socket> {
   const { major, minor } = qmp.version
-  const canFailAlive =
-    major > EXIT_ON_ERROR_SINCE.major ||
-    (major === EXIT_ON_ERROR_SINCE.major && minor >= EXIT_ON_ERROR_SINCE.minor)
+  const canFailAlive = isAtLeast([major, minor], EXIT_ON_ERROR_SINCE)
   await qmp.execute(
     'migrate-incoming',
     { uri: `unix:${socketPath}`, ...(canFailAlive ? { 'exit-on-error': false } : {}) },

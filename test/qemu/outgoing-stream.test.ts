@@ -42,7 +42,7 @@ function read(chunks: Iterable<Buffer>): { pages: [string, number, Buffer | null
       pages.push([block.name, offsetBytes / PAGE_BYTES, content === null ? null : Buffer.from(content)])
     }
   }
-  return { pages, deviceState: reader.end().deviceState }
+  return { pages, deviceState: reader.end() }
 }
 
 function* cut(bytes: Buffer, random: () => number): Generator<Buffer> {

@@ -84,7 +84,7 @@ export class MigratedPages implements GuestPages {
     if (socket?.errored)
       throw new QemuError('QEMU_MIGRATION_FAILED', `QEMU's stream broke: ${socket.errored.message}`)
     if (socket?.readableEnded) {
-      this.#deviceState ??= this.#reader.end().deviceState
+      this.#deviceState ??= this.#reader.end()
       return true
     }
     return Atomics.load(this.#passEnded, 0) !== 0
