@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Freeze } from './freeze.ts'
 
 /** Short beside what a guest's network connections wait, long beside the millisecond that timers may be late. */
-const PERIOD_MS = 100
+export const THROTTLE_PERIOD_MS = 100
 /** However long a late timer let the guest run: what waits for it shouldn't take it for dead. */
 const MAX_FROZEN_MS = 150
 /** Sends SIGCONT to a process when its standard input ends: that is when the agent ended, however it did. */
@@ -63,13 +63,17 @@ export class Throttle implements AsyncDisposable {
         // Each half from what the other really took: timers of a busy event loop are late.
         const owedMs = (ranMs * share) / (1 - share)
         const frozenMs = await this.#freezeFor(
-          Math.min(Math.max(owedMs, PERIOD_MS * share), MAX_FROZEN_MS),
+          Math.min(Math.max(owedMs, THROTTLE_PERIOD_MS * share), MAX_FROZEN_MS),
           signal,
         )
         const startedMs = performance.now()
-        await sleep((PERIOD_MS - PERIOD_MS * share) * Math.max(1, frozenMs / MAX_FROZEN_MS), undefined, {
-          signal,
-        })
+        await sleep(
+          (THROTTLE_PERIOD_MS - THROTTLE_PERIOD_MS * share) * Math.max(1, frozenMs / MAX_FROZEN_MS),
+          undefined,
+          {
+            signal,
+          },
+        )
         ranMs = performance.now() - startedMs
       }
     } catch {

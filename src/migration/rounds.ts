@@ -1,4 +1,5 @@
 import type { RoundReport } from '../domain/migration.ts'
+import { THROTTLE_PERIOD_MS } from '../memory/index.ts'
 
 /** Rounds after which the guest is stopped or given up in any case. */
 const MAX_ROUNDS = 30
@@ -14,6 +15,8 @@ const HOT_PAGES = 64
 const MIN_RATE_BYTES = 256 * 1024
 /** The guest runs at full speed for so long before it is stopped: QEMU takes 1 to 3 ms to stop it. */
 const UNTHROTTLED_MS = 3
+/** Rounds that are looked at for the fastest that a slowed guest writes: it does so in bursts, when it may run. */
+const BURST_ROUNDS = 3
 /** Stop, device state, load, Ready and Grant: measured 6 to 20 ms on loopback. */
 const SWITCHOVER_MS = 20
 /** Of the target, what a guest that is slowed down is stopped at: the rest is for what the prediction misses. */
@@ -120,21 +123,39 @@ function predict(
   // One round tells what is there, not how fast it came: no more than that is likely.
   let [nextPages, pagesAtSpeed] = [last.pages, 0]
   if (previous !== undefined) {
-    const pagesPerMs = ((last.pages / Math.max(previous.ms, 1)) * speed(last)) / speed(previous)
+    const pagesPerMs = writtenPagesPerMs(previous, last)
     nextPages = Math.max(pagesPerMs * last.ms, Math.min(last.pages, HOT_PAGES))
     // What a throttle really leaves is more than its share says, the more so the less that is.
     pagesAtSpeed = (pagesPerMs / Math.max(speed(last), MIN_REAL_SPEED)) * UNTHROTTLED_MS
   }
   const lastRoundBytes = (nextPages + pagesAtSpeed) * bytesPerPage(last)
   const lastRoundMs = lastRoundBytes / linkBytesPerMs
+  const burstMs = (burstPages(rounds) * bytesPerPage(sum(rounds.slice(-BURST_ROUNDS)))) / linkBytesPerMs
   return {
     nextPages,
     lastRoundBytes,
     lastRoundMs,
-    blackoutMs: SWITCHOVER_MS + 2 * rttMs + lastRoundMs,
+    blackoutMs: SWITCHOVER_MS + 2 * rttMs + lastRoundMs + burstMs,
     writtenBytesPerMs: (nextPages * bytesPerPage(last)) / Math.max(last.ms, 1),
     linkBytesPerMs,
   }
+}
+
+/**
+ * What a slowed guest may write beyond its mean, in pages: of each period it runs for one piece, and what it could not
+ * write meanwhile it may write in that. A round shorter than a period has such a piece in it, or not.
+ */
+function burstPages(rounds: readonly RoundTaken[]): number {
+  if (rounds.at(-1)!.throttlePercent === 0) return 0
+  const pagesPerMs = rounds
+    .slice(-BURST_ROUNDS)
+    .map((round, i, { length }) => writtenPagesPerMs(rounds.at(i - length - 1) ?? round, round))
+  return Math.max(...pagesPerMs) * THROTTLE_PERIOD_MS
+}
+
+/** What was written during `previous`, and is in `round`, at the throttle of `round`. */
+function writtenPagesPerMs(previous: RoundTaken, round: RoundTaken): number {
+  return ((round.pages / Math.max(previous.ms, 1)) * speed(round)) / speed(previous)
 }
 
 /**
@@ -159,8 +180,15 @@ function linkRate(rounds: readonly RoundTaken[]): number {
   return Math.max(...rounds.map(({ bytes, linkMs }) => bytes / Math.max(linkMs, 1)), Number.MIN_VALUE)
 }
 
-function bytesPerPage({ pages, bytes }: RoundReport): number {
+function bytesPerPage({ pages, bytes }: Pick<RoundReport, 'pages' | 'bytes'>): number {
   return pages === 0 ? 0 : bytes / pages
+}
+
+function sum(rounds: readonly RoundTaken[]): { pages: number; bytes: number } {
+  return rounds.reduce(
+    (total, { pages, bytes }) => ({ pages: total.pages + pages, bytes: total.bytes + bytes }),
+    { pages: 0, bytes: 0 },
+  )
 }
 
 function speed({ throttlePercent }: RoundReport): number {

@@ -137,9 +137,10 @@ export class SourceMove {
     await using session = await SourceSession.open(this.#components, { vm, to: this.#request.to, signal })
     try {
       const { templateMissing } = await this.#negotiate(session, signal)
-      await this.#copy(session, templateMissing, signal)
+      using still = new DisposableStack()
+      await this.#copy(session, { templateMissing, still }, signal)
       using _blackout = this.#components.pace.blackout()
-      await this.#switchOver(session, signal)
+      await this.#switchOver(session, still, signal)
       await this.#granting.grant(session.control, () => this.meter.stop(), signal)
     } catch (error) {
       const reason = await this.#reasonFor(error, session.control)
@@ -194,8 +195,15 @@ export class SourceMove {
     return answer
   }
 
-  /** Rounds while the guest runs, until the rest is small enough. The guest runs at full speed afterwards. */
-  async #copy(session: SourceSession, templateMissing: boolean, signal: AbortSignal): Promise<void> {
+  /**
+   * Rounds while the guest runs, until the rest is small enough. A guest that was slowed down stands still afterwards,
+   * until `still` is disposed: at full speed it would catch up at once on what it could not write.
+   */
+  async #copy(
+    session: SourceSession,
+    { templateMissing, still }: { templateMissing: boolean; still: DisposableStack },
+    signal: AbortSignal,
+  ): Promise<void> {
     const { control, capture } = session
     const isReadyFirst = templateMissing || capture.way.mayStopItself
     if (templateMissing) {
@@ -230,7 +238,9 @@ export class SourceMove {
       if (capture.way.stoppedAtMs !== null) return
       const isTime = await this.#afterRound(taken, { throttle, rttMs: session.rttMs })
       // Of what was counted on and isn't there, nobody knows yet how long it takes.
-      if (isTime && lostPages === 0 && !isLost) return
+      if (!isTime || lostPages > 0 || isLost) continue
+      if (throttle.percent > 0) still.use(capture.freeze.hold())
+      return
     }
   }
 
@@ -306,7 +316,7 @@ export class SourceMove {
   }
 
   /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
-  async #switchOver(session: SourceSession, signal: AbortSignal): Promise<void> {
+  async #switchOver(session: SourceSession, still: DisposableStack, signal: AbortSignal): Promise<void> {
     const startedMs = session.capture.way.stoppedAtMs ?? performance.now()
     this.meter.enter('blackout', startedMs)
     const maxBlackoutMs = this.#maxBlackoutMs
@@ -320,8 +330,11 @@ export class SourceMove {
       settleOn: (digest: Uint8Array) => this.#granting.settleOn(session.vm, digest),
       doubt: () => this.#granting.doubt(session.vm),
       onBoundary: (boundary: MoveBoundary<'source'>) => this.#pass(boundary),
-      // Told once QEMU has been told.
-      onStopping: () => this.#components.onProgress(this.meter),
+      // QEMU finds what it was told as soon as it runs, and the user is told after it.
+      onStopping: () => {
+        still.dispose()
+        this.#components.onProgress(this.meter)
+      },
     }
     try {
       const bounded = AbortSignal.any([signal, limit])

@@ -17,15 +17,16 @@ const GUEST_PAGES = (512 * 1024 ** 2) / 4096
 const GUEST_BYTES = 512 * 1024 ** 2
 /** Between the last scan at the source and the count at the destination the guest wakes up and writes. */
 const WRITTEN_MEANWHILE_PAGES = 64
-const MOVES = 5
+const MOVES = 7
 /**
  * Against the best of so many moves by stock QEMU in the same run, not against
  * the clock: a slow or busy machine slows both. On loopback, where nothing but
- * the processors limits stock QEMU, some 3 and 20 are usual.
+ * the processors limits stock QEMU, some 3 and 17 are usual. The blackout is
+ * short: what else a machine does for some milliseconds counts the more.
  */
 const STOCK_MOVES = 3
 const MIN_TIMES_FASTER = 1.5
-const MIN_STOCK_TOTAL_PER_BLACKOUT = 8
+const MIN_STOCK_TOTAL_PER_BLACKOUT = 6
 
 let nodes: TwoNodes
 beforeAll(async () => {
