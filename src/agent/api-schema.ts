@@ -11,6 +11,13 @@
  *   the outcome: usage 400, refused 409, cancelled 499, failed 500, in-doubt 503.
  */
 import { z } from 'zod'
+import {
+  isClientHost,
+  MAX_CLIENT_WEIGHT,
+  MAX_CLIENTS,
+  MAX_HOST_LENGTH,
+  type VmClient,
+} from '../domain/client.ts'
 import type { ErrorBody, Outcome } from '../domain/errors.ts'
 import {
   MAX_HERD_VMS,
@@ -81,6 +88,13 @@ export type VerifyTemplatesRequest = z.infer<typeof verifyTemplatesSchema>
 export const gcTemplatesSchema = z.strictObject({ limitBytes: z.int().min(0).nullable() })
 export type GcTemplatesRequest = z.infer<typeof gcTemplatesSchema>
 
+const client: z.ZodType<VmClient> = z.strictObject({
+  host: z.string().max(MAX_HOST_LENGTH).refine(isClientHost, 'a host is an IP address or a DNS name'),
+  port,
+  weight: z.int().min(1).max(MAX_CLIENT_WEIGHT),
+})
+const clients = z.array(client).max(MAX_CLIENTS, `at most ${MAX_CLIENTS} clients`)
+
 export const runVmSchema = z.strictObject({
   name,
   template: reference,
@@ -97,8 +111,14 @@ export const runVmSchema = z.strictObject({
       }),
     )
     .max(8),
+  clients,
+  auto: z.boolean(),
 })
 export type RunVmRequest = z.infer<typeof runVmSchema>
+
+/** What is null stays as it is. */
+export const setVmSchema = z.strictObject({ clients: clients.nullable(), auto: z.boolean().nullable() })
+export type SetVmRequest = z.infer<typeof setVmSchema>
 
 export const stopVmSchema = z.strictObject({ force: z.boolean() })
 
@@ -340,6 +360,9 @@ export interface VmReply {
   pid: number | null
   nics: readonly NicSpec[]
   hasDisk: boolean
+  clients: readonly VmClient[]
+  /** Whether it may be moved to where its clients are near. */
+  auto: boolean
   generationId: string
   /** The move under way or in doubt. */
   migrationId: string | null

@@ -1,3 +1,4 @@
+import type { VmClient } from './client.ts'
 import type { TemplateId } from './template.ts'
 
 /** Random UUID: names a VM for life, across nodes. */
@@ -36,7 +37,14 @@ export interface VmSpec {
   nics: readonly NicSpec[]
   /** Whether the VM has a qcow2 overlay of its own over the template's disk. */
   hasDisk: boolean
+  /** At most MAX_CLIENTS; none: whoever is connected to its forwarded ports. */
+  clients: readonly VmClient[]
+  /** Whether drover may move it to where its clients are near. */
+  auto: boolean
 }
+
+/** What a VM's user may change while it runs; what is left out stays. */
+export type VmWishes = Partial<Pick<VmSpec, 'clients' | 'auto'>>
 
 /** The QEMU that runs a VM: pids are reused, so a start time goes with it. */
 export interface ProcessIdentity {

@@ -1,4 +1,11 @@
 import { z } from 'zod'
+import {
+  isClientHost,
+  MAX_CLIENT_WEIGHT,
+  MAX_CLIENTS,
+  MAX_HOST_LENGTH,
+  type VmClient,
+} from '../domain/client.ts'
 import { MAX_HERD_VMS } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import { type MachineSpec, TEMPLATE_ID_PATTERN } from '../domain/template.ts'
@@ -40,6 +47,12 @@ const nic: z.ZodType<NicSpec> = z.object({
   forwards: z.array(z.object({ protocol: z.enum(['tcp', 'udp']), hostPort: port, guestPort: port })).max(64),
 })
 
+export const vmClient: z.ZodType<VmClient> = z.object({
+  host: z.string().max(MAX_HOST_LENGTH).refine(isClientHost, 'an IP address or a DNS name'),
+  port,
+  weight: z.number().int().min(1).max(MAX_CLIENT_WEIGHT),
+})
+
 const vmSpec: z.ZodType<VmSpec> = z.object({
   id: uuid,
   name: z.string().regex(NAME_PATTERN),
@@ -47,6 +60,8 @@ const vmSpec: z.ZodType<VmSpec> = z.object({
   generationId: uuid,
   nics: z.array(nic).max(32),
   hasDisk: z.boolean(),
+  clients: z.array(vmClient).max(MAX_CLIENTS),
+  auto: z.boolean(),
 })
 
 const machine: z.ZodType<MachineSpec> = z.object({

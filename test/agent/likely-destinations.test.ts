@@ -8,7 +8,16 @@ const STOPPED: VmState = { kind: 'stopped', reason: 'its user stopped it', doubt
 
 function record(templateId: string, state: VmState): VmRecord {
   const id = randomUUID()
-  const spec = { id, name: id, templateId, generationId: randomUUID(), nics: [], hasDisk: false }
+  const spec = {
+    id,
+    name: id,
+    templateId,
+    generationId: randomUUID(),
+    nics: [],
+    hasDisk: false,
+    clients: [],
+    auto: false,
+  }
   return { spec, epoch: 1, state, runDirName: id, createdAtMs: 0 }
 }
 

@@ -78,6 +78,8 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
       generationId: dice.uuid(),
       nics: [],
       hasDisk: false,
+      clients: [],
+      auto: false,
     },
     epoch: 1,
     privatePages: 10,

@@ -173,6 +173,8 @@ test('its memory counts, and is given up before anybody is refused; it is gone w
     generationId: crypto.randomUUID(),
     nics: [],
     hasDisk: false,
+    clients: [],
+    auto: false,
   }
   const offer = {
     spec,

@@ -169,6 +169,8 @@ test('one that is kept ready is locked in as any other, and becomes the one of a
     generationId: randomUUID(),
     nics: [],
     hasDisk: false,
+    clients: [],
+    auto: false,
   }
   const arrival = await node.vms.reserve({
     ...{ spec, source: 'peer', epoch: 1, machine: manifest.machine, migrationId: randomUUID() },

@@ -50,6 +50,8 @@ function offer({
     generationId: randomUUID(),
     nics: [{ kind: 'user', slot: 1, mac: '52:54:00:01:02:03', forwards: [] }],
     hasDisk: false,
+    clients: [],
+    auto: false,
     ...spec,
   }
   const { machine } = manifest

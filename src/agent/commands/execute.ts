@@ -28,6 +28,14 @@ const EXECUTORS: Executors = {
     await vms(parts).remove(vm)
     return removed
   },
+  set: (parts, { vm, clients, auto }, { signal }) =>
+    changed(parts, vm, () =>
+      vms(parts).wish(
+        vm,
+        { ...(clients === null ? {} : clients), ...(auto === null ? {} : { auto: auto.on }) },
+        { signal },
+      ),
+    ),
   async migrate(parts, { vms: names, to, parallel, maxBandwidthBytesPerSecond, maxBlackoutMs }) {
     const starts = moves(parts).migrate({
       vms: names,

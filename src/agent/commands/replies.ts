@@ -1,7 +1,9 @@
 import { z } from 'zod'
+import { MAX_CLIENTS } from '../../domain/client.ts'
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
 import { TEMPLATE_ID_PATTERN } from '../../domain/template.ts'
 import { NAME_PATTERN } from '../../domain/text.ts'
+import { vmClient } from '../../wire/migration-messages.ts'
 import type { MigrateReply, MigrationReply, VmReply, VmShowReply } from '../api-schema.ts'
 
 /** What nodes answer commands with, as far as another node believes it. */
@@ -38,6 +40,8 @@ const vm = z.object({
   pid: count.nullable(),
   nics: z.array(nic).max(32),
   hasDisk: z.boolean(),
+  clients: z.array(vmClient).max(MAX_CLIENTS),
+  auto: z.boolean(),
   generationId: uuid,
   migrationId: uuid.nullable(),
 })
