@@ -1,4 +1,5 @@
 import type { VmClient } from './client.ts'
+import type { KeptCoolDown } from './cool-down.ts'
 import type { TemplateId } from './template.ts'
 
 /** Random UUID: names a VM for life, across nodes. */
@@ -102,6 +103,7 @@ export interface VmRecord {
   /** Directory of its QEMU's sockets, among those of this node: the VM's id, or a new UUID for each arrival. */
   runDirName: string
   createdAtMs: number
+  coolDown: KeptCoolDown
 }
 
 /** How the pages of a guest stand, in pages. */

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { NO_COOL_DOWN } from '../domain/cool-down.ts'
 import type { TemplateRecord } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import type { VmId, VmRecord, VmSpec, VmWishes } from '../domain/vm.ts'
@@ -72,7 +73,9 @@ async function startClaimed(
     auto,
   }
   const state = { kind: 'running', process: process.identity, paused: false } as const
-  const record: VmRecord = { spec, epoch: FIRST_EPOCH, state, runDirName: id, createdAtMs: Date.now() }
+  const createdAtMs = Date.now()
+  const coolDown = { ...NO_COOL_DOWN, atMs: createdAtMs }
+  const record: VmRecord = { spec, epoch: FIRST_EPOCH, state, runDirName: id, createdAtMs, coolDown }
   signal.throwIfAborted()
   // Where that fails too, a crash would leave the record of a VM that never was.
   cleanup.defer(() => forgetRecord(node, id))

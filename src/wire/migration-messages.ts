@@ -6,11 +6,12 @@ import {
   MAX_HOST_LENGTH,
   type VmClient,
 } from '../domain/client.ts'
+import type { CoolDown } from '../domain/cool-down.ts'
 import { MAX_HERD_VMS } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import { type MachineSpec, TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import { NAME_PATTERN, printable } from '../domain/text.ts'
-import type { NicSpec, VmSpec } from '../domain/vm.ts'
+import { type NicSpec, PEER_ID_PATTERN, type VmSpec } from '../domain/vm.ts'
 import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
 
 /**
@@ -62,6 +63,16 @@ const vmSpec: z.ZodType<VmSpec> = z.object({
   hasDisk: z.boolean(),
   clients: z.array(vmClient).max(MAX_CLIENTS),
   auto: z.boolean(),
+})
+
+const coolDown: z.ZodType<CoolDown> = z.object({
+  remainingMs: count,
+  lengthMs: count,
+  previousNode: z
+    .union([z.literal(''), z.string().regex(PEER_ID_PATTERN)])
+    .nullable()
+    .transform((peerId) => peerId || null),
+  sinceMoveMs: count,
 })
 
 const machine: z.ZodType<MachineSpec> = z.object({
@@ -117,6 +128,7 @@ const controlBodies = {
     machine,
     baseline: bytes.refine((value) => value.length === 0 || value.length === 32, 'none or 32 bytes'),
     maxBytesPerSecond: count,
+    coolDown: coolDown.nullable(),
   }),
   accept: z.object({ templateMissing: z.boolean(), baselineHeld: z.boolean(), siblings: bytes, place: uuid }),
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),

@@ -118,6 +118,7 @@ test('a VM is not offered', async () => {
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
     machine,
   }
   expect(await control(other, MIGRATE_PROTOCOL, offer)).toMatchObject(refused(other, 'send'))

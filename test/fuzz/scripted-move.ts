@@ -88,6 +88,7 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
     machine,
   }
 }

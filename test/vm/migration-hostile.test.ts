@@ -50,6 +50,7 @@ function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
     machine,
     ...changes,
   }

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { Accelerator, MachineSpec } from '../../src/domain/template.ts'
 import type { VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, ReserveRequest } from '../../src/vm/index.ts'
@@ -63,6 +64,7 @@ function offer({
     privatePages: 100,
     templateBytes: 0,
     migrationId: MIGRATION_ID,
+    coolDown: NO_COOL_DOWN,
     ...request,
   }
 }

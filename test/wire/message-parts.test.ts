@@ -86,6 +86,7 @@ test('the largest honest messages have room', () => {
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
   })
   expect(controlCodec.decode(message)).toMatchObject({ vm: { nics } })
 })
