@@ -5,6 +5,7 @@ import { DroverError, errorBody } from '../domain/errors.ts'
 import { Policy } from '../domain/policy.ts'
 import { Mesh, PeerLines } from '../mesh/index.ts'
 import { MigrationService } from '../migration/index.ts'
+import { coolDownAfterMove, receivedCoolDown } from '../placement/index.ts'
 import { openQemuUser, probeQemu, type QemuBinary, type QemuUser } from '../qemu/index.ts'
 import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
 import { VmService } from '../vm/index.ts'
@@ -216,6 +217,7 @@ export class Agent implements AsyncDisposable {
         peerId: mesh.peerId,
         signatures: mesh.signatures,
         providersOf: (id) => mesh.announcersOf(id),
+        coolDownRule: (claimed, source) => coolDownAfterMove(receivedCoolDown(claimed), source, mesh.peerId),
         onEvent: (event) => this.#publish(event),
       },
       this.#config,

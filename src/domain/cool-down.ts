@@ -9,7 +9,7 @@ export interface CoolDown {
   remainingMs: number
   /** How long the last one was at its begin. */
   lengthMs: number
-  /** Where the VM was before; null: it never moved. */
+  /** Where the VM was before: going back there doubles the length. Null: it never moved. */
   previousNode: PeerIdText | null
   /** Since it left that node; 0 without one. */
   sinceMoveMs: number
@@ -18,6 +18,16 @@ export interface CoolDown {
 /** Of a VM that never moved. */
 export const NO_COOL_DOWN: CoolDown = { remainingMs: 0, lengthMs: 0, previousNode: null, sinceMoveMs: 0 }
 
+/** The cool-down after `elapsedMs` more. */
+export function agedCoolDown(coolDown: CoolDown, elapsedMs: number): CoolDown {
+  const passedMs = Math.max(0, elapsedMs)
+  return {
+    ...coolDown,
+    remainingMs: Math.max(0, coolDown.remainingMs - passedMs),
+    sinceMoveMs: coolDown.previousNode === null ? 0 : coolDown.sinceMoveMs + passedMs,
+  }
+}
+
 /** A cool-down on disk, by the clock of the node that the VM is on. */
 export interface KeptCoolDown extends CoolDown {
   atMs: number
@@ -25,10 +35,5 @@ export interface KeptCoolDown extends CoolDown {
 
 /** What a kept one is by now. A clock that was set back makes it no longer than it was. */
 export function coolDownAt({ atMs, ...kept }: KeptCoolDown, nowMs: number): CoolDown {
-  const passedMs = Math.max(0, nowMs - atMs)
-  return {
-    ...kept,
-    remainingMs: Math.max(0, kept.remainingMs - passedMs),
-    sinceMoveMs: kept.previousNode === null ? 0 : kept.sinceMoveMs + passedMs,
-  }
+  return agedCoolDown(kept, nowMs - atMs)
 }

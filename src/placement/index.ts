@@ -9,15 +9,13 @@
  *
  * All gains and costs are in ms·s: see calm.ts.
  */
+export { agedCoolDown, type CoolDown, NO_COOL_DOWN } from '../domain/cool-down.ts'
 export { afterFailure, afterSuccess, type BackOff, type BackOffs, backOffRemainingMs } from './back-off.ts'
 export { type Calm, DEFAULT_BANDWIDTH_BYTES_PER_SECOND, DEFAULT_CALM } from './calm.ts'
 export {
-  agedCoolDown,
   BASE_COOL_DOWN_MS,
-  type CoolDown,
   coolDownAfterMove,
   MAX_COOL_DOWN_MS,
-  NO_COOL_DOWN,
   receivedCoolDown,
 } from './cool-down.ts'
 export {
