@@ -18,6 +18,7 @@ import {
   MAX_HOST_LENGTH,
   type VmClient,
 } from '../domain/client.ts'
+import type { NodeCoordinate } from '../domain/coordinate.ts'
 import type { ErrorBody, Outcome } from '../domain/errors.ts'
 import {
   MAX_HERD_VMS,
@@ -232,6 +233,8 @@ export interface NodeReply {
   templatesTotal: number
   vms: readonly NodeVm[]
   vmsTotal: number
+  /** Where it is in the network, in ms; null: it doesn't tell. */
+  coordinate: NodeCoordinate | null
   /** Since it was heard of; null for this node. */
   ageMs: number | null
   /** Until it is forgotten, if it falls silent; null for this node. */
@@ -375,6 +378,14 @@ export interface VmShowReply extends VmReply {
   runState: string | null
   /** Unix socket that carries the serial console; null while the VM is stopped. */
   consoleSocket: string | null
+  /** Null: it isn't `auto`, none of its clients answers, or it has none. */
+  clientLatency: ClientLatencyReply | null
+}
+/** What a VM's clients have from nodes: the weighted mean of their round trips. */
+export interface ClientLatencyReply {
+  atMs: number
+  /** The nearest first. */
+  nodes: { peerId: string; name: string; latencyMs: number }[]
 }
 
 /** What became of a request to move VMs, in its order; `vm` as it was asked for. */

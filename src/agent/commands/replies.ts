@@ -16,6 +16,9 @@ const peerId = z.string().max(64)
 const templateId = z.string().regex(TEMPLATE_ID_PATTERN)
 const port = z.int().min(1).max(65_535)
 
+/** Far more than are asked for one VM. */
+const MAX_NODES_MEASURED = 64
+
 const error = z.object({ code: text, message: text, details: z.record(z.string(), z.unknown()) })
 
 const nic = z.object({
@@ -51,6 +54,12 @@ export const vmShowReply: z.ZodType<VmShowReply> = vm.extend({
   pages: z.object({ guest: count, private: count, shared: count, untouched: count }).nullable(),
   pagesUnavailable: text.nullable(),
   runState: text.nullable(),
+  clientLatency: z
+    .object({
+      atMs: count,
+      nodes: z.array(z.object({ peerId, name: text, latencyMs: count })).max(MAX_NODES_MEASURED),
+    })
+    .nullable(),
   // A path of the other machine leads nowhere here.
   consoleSocket: z.unknown().transform(() => null),
 })

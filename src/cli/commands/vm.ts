@@ -260,6 +260,11 @@ function renderOne(vm: VmShowReply): string {
     }),
     ['clients', vm.clients.map(formatClient).join(' ') || null],
     ['auto', vm.auto ? 'yes' : 'no'],
+    [
+      'clients from',
+      vm.clientLatency?.nodes.map(({ name, latencyMs }) => `${name} ${latencyMs.toFixed(1)} ms`).join(', ') ??
+        null,
+    ],
     ['pid', vm.pid === null ? null : String(vm.pid)],
     ['console', vm.consoleSocket],
     ['move', vm.migrationId],
