@@ -5,11 +5,13 @@ import { DroverError, errorBody } from '../domain/errors.ts'
 import { Policy } from '../domain/policy.ts'
 import { Mesh, PeerLines } from '../mesh/index.ts'
 import { MigrationService } from '../migration/index.ts'
+import { coolDownAfterMove, OwnCoordinate, receivedCoolDown } from '../placement/index.ts'
 import { openQemuUser, probeQemu, type QemuBinary, type QemuUser } from '../qemu/index.ts'
 import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
 import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
 import type { StatusReply } from './api-schema.ts'
+import { placedPeers, startClientProbes } from './client-latency.ts'
 import { COMMAND_PROTOCOL } from './commands/ask.ts'
 import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
 import { Commands } from './commands/dispatch.ts'
@@ -80,10 +82,16 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => vms.service!.stop())
     }
     const policy = new Policy(config.allow, { node: config.name })
-    const facts = new NodeFactsReader({ templates, vms: vms.service, binary })
+    const coordinate = new OwnCoordinate()
+    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, coordinate })
     const mesh = await this.#startMesh(db, facts, policy)
     this.#mesh = mesh
     starting.defer(() => mesh.stop())
+    coordinate.start({
+      peers: () => placedPeers(mesh),
+      ping: (peer, bounded) => mesh.ping(peer, { signal: bounded }),
+    })
+    starting.defer(() => coordinate.stop())
 
     const limitBytes = vms.service === null ? null : config.templateLimitBytes
     const templateSpace = new TemplateSpace(
@@ -103,7 +111,8 @@ export class Agent implements AsyncDisposable {
       })
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
-      hypervisor = { binary, vms: vms.service!, migrations }
+      const clientProbes = await startClientProbes({ mesh, policy, vms: vms.service!, coordinate }, starting)
+      hypervisor = { binary, vms: vms.service!, migrations, clientProbes }
       const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
       destinations.start()
       starting.defer(() => destinations.stop())
@@ -216,6 +225,7 @@ export class Agent implements AsyncDisposable {
         peerId: mesh.peerId,
         signatures: mesh.signatures,
         providersOf: (id) => mesh.announcersOf(id),
+        coolDownRule: (claimed, source) => coolDownAfterMove(receivedCoolDown(claimed), source, mesh.peerId),
         onEvent: (event) => this.#publish(event),
       },
       this.#config,

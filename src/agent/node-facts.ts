@@ -1,6 +1,7 @@
 import { availableParallelism, loadavg } from 'node:os'
 import type { NodeFacts, NodeInventory, NodeQemu, NodeVm } from '../domain/node.ts'
 import { type VmRecord, vmStateName } from '../domain/vm.ts'
+import type { OwnCoordinate } from '../placement/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
@@ -10,10 +11,17 @@ import { readCpu } from './cpu.ts'
 export class NodeFactsReader {
   readonly #templates: TemplateStore
   readonly #vms: VmService | null
+  readonly #coordinate: Pick<OwnCoordinate, 'now'>
   readonly #qemu: NodeQemu | null
 
-  constructor(components: { templates: TemplateStore; vms: VmService | null; binary: QemuBinary | null }) {
-    const { templates, vms, binary } = components
+  constructor(components: {
+    templates: TemplateStore
+    vms: VmService | null
+    binary: QemuBinary | null
+    coordinate: Pick<OwnCoordinate, 'now'>
+  }) {
+    const { templates, vms, binary, coordinate } = components
+    this.#coordinate = coordinate
     this.#templates = templates
     this.#vms = vms
     this.#qemu =
@@ -37,6 +45,7 @@ export class NodeFactsReader {
       qemu: this.#qemu,
       templates: this.#templates.list().map(({ id }) => id),
       vms: this.#listVms(),
+      coordinate: this.#coordinate.now,
     }
   }
 

@@ -3,6 +3,7 @@ import type { DroverError } from '../domain/errors.ts'
 import type { Policy } from '../domain/policy.ts'
 import type { Mesh } from '../mesh/index.ts'
 import type { MigrationService } from '../migration/index.ts'
+import type { ClientProbes } from '../placement/probing/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
@@ -34,6 +35,7 @@ export interface Hypervisor {
   binary: QemuBinary
   vms: VmService
   migrations: MigrationService
+  clientProbes: ClientProbes
 }
 
 /** What commands need: all but themselves. */

@@ -1,3 +1,4 @@
+import type { NodeCoordinate } from './coordinate.ts'
 import type { Accelerator, TemplateId } from './template.ts'
 import type { PeerIdText, VmId, VmStateName } from './vm.ts'
 
@@ -46,6 +47,8 @@ export interface NodeFacts {
   qemu: NodeQemu | null
   templates: readonly TemplateId[]
   vms: readonly NodeVm[]
+  /** Null: it has none, or doesn't tell. */
+  coordinate: NodeCoordinate | null
 }
 
 /** What the directory knows of a node. */

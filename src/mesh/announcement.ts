@@ -1,3 +1,4 @@
+import type { NodeCoordinate } from '../domain/coordinate.ts'
 import type { CpuLevel, NodeFacts, NodeQemu, NodeVm } from '../domain/node.ts'
 import { CPU_LEVELS } from '../domain/node.ts'
 import {
@@ -82,6 +83,7 @@ export function packAnnouncement(content: AnnouncementContent): Uint8Array {
     templatesTotal: digests.length,
     vms: facts.vms.slice(0, MAX_ANNOUNCED_VMS).map((vm) => packVm(vm, places)),
     vmsTotal: facts.vms.length,
+    coordinate: facts.coordinate === null ? null : packCoordinate(facts.coordinate),
   }
   let bytes = announcementCodec.encode(message)
   while (bytes.length > MAX_ANNOUNCEMENT_BYTES - ENVELOPE_BYTES) {
@@ -109,6 +111,7 @@ export function unpackAnnouncement(bytes: Uint8Array): Announcement {
       qemu: message.qemu === null ? null : unpackQemu(message.qemu),
       templates: templateIds,
       vms: vms.map((vm) => unpackVm(vm, templateIds)),
+      coordinate: message.coordinate === null ? null : unpackCoordinate(message.coordinate),
     },
     templatesTotal,
     vmsTotal,
@@ -142,6 +145,26 @@ function unpackQemu(qemu: NonNullable<AnnouncementMessage['qemu']>): NodeQemu {
     cpuVendor,
     cpuLevel: CPU_LEVELS[cpuLevel - 1] as CpuLevel,
   }
+}
+
+function packCoordinate({
+  axesMs,
+  heightMs,
+  error,
+}: NodeCoordinate): NonNullable<AnnouncementMessage['coordinate']> {
+  return {
+    axesUs: axesMs.map((ms) => Math.round(ms * 1000)),
+    heightUs: Math.round(heightMs * 1000),
+    errorPermille: Math.round(error * 1000),
+  }
+}
+
+function unpackCoordinate({
+  axesUs,
+  heightUs,
+  errorPermille,
+}: NonNullable<AnnouncementMessage['coordinate']>): NodeCoordinate {
+  return { axesMs: axesUs.map((us) => us / 1000), heightMs: heightUs / 1000, error: errorPermille / 1000 }
 }
 
 function packVm({ id, name, templateId, state, epoch }: NodeVm, places: Map<string, number>): AnnouncedVm {

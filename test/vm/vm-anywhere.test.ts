@@ -50,6 +50,15 @@ test('a VM is shown, paused, resumed and reset from a node that does not have it
   )
 })
 
+test('whom a VM serves is said from any node, and moves with it', async () => {
+  const client = { host: '192.0.2.7', port: 443, weight: 3 }
+  const set = (...options: string[]) => third.json('vm', 'set', 'web', ...options)
+  expect(await set('--client', '192.0.2.7:443=3', '--auto')).toMatchObject({ clients: [client], auto: true })
+  expect(await set('--no-auto')).toMatchObject({ clients: [client], auto: false })
+  expect(await set('--no-clients')).toMatchObject({ clients: [], auto: false })
+  expect(await set('--client', '192.0.2.7:443=3', '--auto')).toMatchObject({ clients: [client], auto: true })
+})
+
 test('a VM is moved from a third node, and pulled to the node where the command is given', async () => {
   const report = await third.json<MigrationReport & Record<string, unknown>>(
     'migrate',
@@ -67,6 +76,10 @@ test('a VM is moved from a third node, and pulled to the node where the command 
     'edge-3',
   )
   expect(pulled).toMatchObject({ vm: 'web', outcome: 'completed' })
+  expect(await showVm(third, 'web')).toMatchObject({
+    clients: [{ host: '192.0.2.7', port: 443, weight: 3 }],
+    auto: true,
+  })
   await expectCounting(third, 'web', 1)
   await known(nodes.source, 'web', 'edge-3')
   expect(await nodes.source.json('vm', 'stop', 'web', '--force')).toMatchObject({ state: 'stopped' })

@@ -1,0 +1,46 @@
+/**
+ * What keeps a mesh calm and what its moves are worth: the numbers of the
+ * rebalancer in one place, chosen by `npm run simulate` (README, How it works).
+ *
+ * Unit of gains and costs: **ms·s**, one millisecond of the round trip that a
+ * VM's clients have on average, for one second.
+ */
+export interface Calm {
+  /** A saving below this, or below the share of what clients have now, is noise. */
+  minSavedMs: number
+  minSavedShare: number
+  /** Probes in a row, the latest included, that have to agree on that. */
+  minSamples: number
+  /** Agreement is broken by a gap between samples that is longer than this. */
+  maxSampleGapMs: number
+  /** How far back agreement counts: nothing is expected to last longer than this. */
+  maxStableMs: number
+  /** A VM that has just started is still finding out what it does. */
+  minAgeMs: number
+  /** Moves that one node starts in an hour. */
+  maxMovesPerHour: number
+  /** Of the rounds in which a node could start a move it takes so many: nodes that see the same don't act at once. */
+  startShare: number
+}
+
+export const DEFAULT_CALM: Calm = {
+  minSavedMs: 3,
+  minSavedShare: 0.15,
+  minSamples: 3,
+  maxSampleGapMs: 60_000,
+  maxStableMs: 300_000,
+  minAgeMs: 30_000,
+  maxMovesPerHour: 60,
+  startShare: 0.75,
+}
+
+/** What a move takes of the nodes, as latency: the price of a second in which the link is busy with it. */
+export const LINK_BUSY_MS = 500
+/** Price of taking all memory that is free at the destination, in ms·s; a part of it costs that part. */
+export const ALL_MEMORY_MS_S = 2_000
+/** Price of each second in which clients get no answer, beside the wait itself: connections time out. */
+export const BLACKOUT_MS = 5_000
+/** Price of each runnable process per CPU beyond the first, for each second that the VM is there. */
+export const OVERLOAD_MS = 50
+/** Where nothing was ever sent to a node: an uplink of 10 Mbit/s, so that the first guess errs to staying. */
+export const DEFAULT_BANDWIDTH_BYTES_PER_SECOND = 1_250_000

@@ -1,0 +1,17 @@
+/**
+ * What a VM's clients have from nodes: measured here, and by nodes that are
+ * asked. The one part of the room that reaches the network.
+ *
+ *     names → targets → prober here, ask → ProbeServer there → VmLatency → samples for the planner
+ */
+export { askProbes, type ProbeAnswer } from './ask.ts'
+export {
+  ClientProbes,
+  type ClientProbesComponents,
+  type ProbedVm,
+  type ProbingNode,
+} from './client-probes.ts'
+export { HostNames } from './host-names.ts'
+export { Prober } from './prober.ts'
+export { PROBE_CHANNELS, PROBE_PROTOCOL } from './protocol.ts'
+export { ProbeServer } from './serve.ts'
