@@ -24,6 +24,8 @@ import type { PolicySettings } from '../domain/policy.ts'
 import type { Accelerator, TemplateId } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import type { MigrationId, NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
+import type { ConsideredMove } from '../placement/index.ts'
+import type { RebalancerStatus } from './rebalance/rebalancer.ts'
 
 export const NDJSON = 'application/x-ndjson'
 
@@ -113,6 +115,10 @@ export const migrateSchema = z.strictObject({
 })
 export type MigrateRequest = z.infer<typeof migrateSchema>
 
+/** A command on a node: this one where `peer` is null. */
+export const nodeCommandSchema = z.strictObject({ peer: reference.nullable() })
+export type NodeCommandRequest = z.infer<typeof nodeCommandSchema>
+
 export const resolveSchema = z.strictObject({ owner: z.enum(['source', 'destination']) })
 
 export interface ApiError extends ErrorBody {
@@ -149,6 +155,10 @@ export interface StatusReply {
     reservedBytes: number
     availableBytes: number
   } | null
+  /** It gives its VMs away and takes none. */
+  draining: boolean
+  /** Null on a node without VMs. */
+  rebalancer: RebalancerStatus | null
   /** Pages of departed VMs on disk, for their return; null on a node without VMs. */
   keptPages: { keptBytes: number; limitBytes: number } | null
   /** QEMUs that are ready for VMs that arrive. */
@@ -212,6 +222,8 @@ export interface NodeReply {
   templatesTotal: number
   vms: readonly NodeVm[]
   vmsTotal: number
+  /** It gives its VMs away and takes none. */
+  draining: boolean
   /** Since it was heard of; null for this node. */
   ageMs: number | null
   /** Until it is forgotten, if it falls silent; null for this node. */
@@ -352,6 +364,49 @@ export interface VmShowReply extends VmReply {
   runState: string | null
   /** Unix socket that carries the serial console; null while the VM is stopped. */
   consoleSocket: string | null
+}
+
+/** How far a drain is: POST /drain. */
+export interface DrainProgress {
+  moved: number
+  notPlaced: number
+  /** VMs that are still to go, those on their way among them. */
+  left: number
+  /** The latest step of one of the moves under way; null before the first. */
+  move: MigrationProgress | null
+}
+/** What became of each VM of a node that was drained. */
+export interface DrainReply {
+  /** Name of the node. */
+  node: string
+  moved: {
+    vm: string
+    /** Peer id of its node now, and that one's name. */
+    to: string
+    node: string
+    migrationId: MigrationId
+    durationsMs: MigrationReport['durationsMs']
+  }[]
+  notPlaced: { vm: string; code: string; message: string; outcome: Outcome }[]
+  /** Names of stopped VMs: they have no memory to move. Their records stay. */
+  stopped: string[]
+}
+/** POST /ready, POST /drain/stop. */
+export interface NodeStateReply {
+  node: string
+  /** Whether it takes no VMs. */
+  draining: boolean
+}
+
+/** GET /rebalance, POST /rebalance/{pause,resume}. */
+export interface RebalanceReply extends RebalancerStatus {
+  node: string
+}
+/** GET /rebalance/plan. */
+export interface RebalancePlanReply extends Pick<RebalancerStatus, 'paused' | 'lookedAtMs'> {
+  node: string
+  /** Each move that it considered when it looked last, with its sum, and why it is or isn't made. */
+  moves: readonly ConsideredMove[]
 }
 
 /** What became of a request to move VMs, in its order; `vm` as it was asked for. */

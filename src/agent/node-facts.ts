@@ -5,15 +5,23 @@ import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
 import { readCpu } from './cpu.ts'
+import type { NodeSwitches } from './node-switches.ts'
 
 /** What this node says of itself to the mesh; the QEMU and the CPU stay what they were at the start. */
 export class NodeFactsReader {
   readonly #templates: TemplateStore
   readonly #vms: VmService | null
+  readonly #switches: NodeSwitches
   readonly #qemu: NodeQemu | null
 
-  constructor(components: { templates: TemplateStore; vms: VmService | null; binary: QemuBinary | null }) {
-    const { templates, vms, binary } = components
+  constructor(components: {
+    templates: TemplateStore
+    vms: VmService | null
+    binary: QemuBinary | null
+    switches: NodeSwitches
+  }) {
+    const { templates, vms, binary, switches } = components
+    this.#switches = switches
     this.#templates = templates
     this.#vms = vms
     this.#qemu =
@@ -37,6 +45,7 @@ export class NodeFactsReader {
       qemu: this.#qemu,
       templates: this.#templates.list().map(({ id }) => id),
       vms: this.#listVms(),
+      draining: this.#switches.isOn('draining'),
     }
   }
 

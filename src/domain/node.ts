@@ -46,6 +46,8 @@ export interface NodeFacts {
   qemu: NodeQemu | null
   templates: readonly TemplateId[]
   vms: readonly NodeVm[]
+  /** It gives its VMs away and takes none, until a person says otherwise. */
+  draining: boolean
 }
 
 /** What the directory knows of a node. */

@@ -82,6 +82,7 @@ export function packAnnouncement(content: AnnouncementContent): Uint8Array {
     templatesTotal: digests.length,
     vms: facts.vms.slice(0, MAX_ANNOUNCED_VMS).map((vm) => packVm(vm, places)),
     vmsTotal: facts.vms.length,
+    draining: facts.draining,
   }
   let bytes = announcementCodec.encode(message)
   while (bytes.length > MAX_ANNOUNCEMENT_BYTES - ENVELOPE_BYTES) {
@@ -109,6 +110,7 @@ export function unpackAnnouncement(bytes: Uint8Array): Announcement {
       qemu: message.qemu === null ? null : unpackQemu(message.qemu),
       templates: templateIds,
       vms: vms.map((vm) => unpackVm(vm, templateIds)),
+      draining: message.draining,
     },
     templatesTotal,
     vmsTotal,

@@ -43,7 +43,15 @@ const MAX_PARALLEL_FETCHES = 2
 const MAX_DELAY_MS = 2 ** 31 - 1
 
 /** Says goodbye: nothing in it counts but its order. */
-const NO_FACTS: NodeFacts = { memory: null, load: 0, cpus: 1, qemu: null, templates: [], vms: [] }
+const NO_FACTS: NodeFacts = {
+  memory: null,
+  load: 0,
+  cpus: 1,
+  qemu: null,
+  templates: [],
+  vms: [],
+  draining: false,
+}
 
 export interface AnnouncementsComponents {
   node: MeshNode

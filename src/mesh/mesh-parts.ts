@@ -52,7 +52,15 @@ export interface MeshInit {
   beatMs?: number
 }
 
-const NO_FACTS: NodeFacts = { memory: null, load: 0, cpus: 1, qemu: null, templates: [], vms: [] }
+const NO_FACTS: NodeFacts = {
+  memory: null,
+  load: 0,
+  cpus: 1,
+  qemu: null,
+  templates: [],
+  vms: [],
+  draining: false,
+}
 export const NO_INVENTORY: NodeInventory = { templates: [], vms: [] }
 
 export type MeshEvents = EventEmitter<{ member: [MemberEvent]; directory: [NodeEvent] }>

@@ -94,6 +94,7 @@ const announcement = z
     templatesTotal: total,
     vms: z.array(announcedVm).max(MAX_ANNOUNCED_VMS),
     vmsTotal: total,
+    draining: z.boolean(),
   })
   .refine(
     ({ templates, templateFilter, templatesTotal }) =>

@@ -28,6 +28,7 @@ export function someFacts(facts: Partial<NodeFacts> = {}): NodeFacts {
     },
     templates: [],
     vms: [],
+    draining: false,
     ...facts,
   }
 }
