@@ -35,6 +35,8 @@ export class NodeSwitches {
     await this.#db.batch([{ type: 'put', sublevel: stored(this.#db), key: name, value: isOn }], {
       sync: true,
     })
+    // Somebody else may have set it meanwhile.
+    if (this.#on.has(name) === isOn) return false
     if (isOn) this.#on.add(name)
     else this.#on.delete(name)
     return true

@@ -21,7 +21,7 @@ type OnProgress = (progress: DrainProgress) => void
 interface UnderWay {
   result: Promise<DrainReply>
   stopping: AbortController
-  watchers: Set<OnProgress>
+  watchers: Set<{ onProgress: OnProgress }>
 }
 
 /**
@@ -62,11 +62,12 @@ export class Drains {
     while (this.#underWay?.stopping.signal.aborted) await this.#underWay.result
     this.#underWay ??= this.#begin()
     const { result, watchers, stopping } = this.#underWay
-    watchers.add(onProgress)
+    const watcher = { onProgress }
+    watchers.add(watcher)
     try {
       return await unlessAborted(result, signal)
     } finally {
-      watchers.delete(onProgress)
+      watchers.delete(watcher)
       if (watchers.size === 0) stopping.abort(stopped('nobody waits for the drain any more'))
     }
   }
@@ -98,10 +99,10 @@ export class Drains {
 
   #begin(): UnderWay {
     const { vms, relocations, events } = this.#components
-    const watchers = new Set<OnProgress>()
+    const watchers = new Set<{ onProgress: OnProgress }>()
     const stopping = new AbortController()
     const onProgress = (progress: DrainProgress) => {
-      for (const watcher of watchers) watcher(progress)
+      for (const watcher of watchers) watcher.onProgress(progress)
     }
     const run = async (): Promise<DrainReply> => {
       try {

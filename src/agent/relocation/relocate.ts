@@ -128,7 +128,7 @@ export class Relocations {
       options.signal.throwIfAborted()
       const best = this.destinations(id).find(({ peerId }) => !refusals.has(peerId))
       if (best === undefined) break
-      const report = await this.#move(id, best, options)
+      const report = await this.#move(vm, best, options)
       if (report.outcome === 'completed') return this.#moved(report)
       if (report.outcome !== 'refused' && report.outcome !== 'failed') throw reportedError(report)
       refusals.set(best.peerId, { node: best.name, error: report.error! })
@@ -137,12 +137,12 @@ export class Relocations {
   }
 
   async #move(
-    id: VmId,
+    vm: string,
     { peerId, memoryBytes }: Destination,
     options: RelocationOptions,
   ): Promise<MigrationReport> {
     const [start] = this.#components.migrations.migrate({
-      vms: [id],
+      vms: [vm],
       to: peerId,
       parallel: 1,
       maxBandwidthBytesPerSecond: null,
