@@ -257,7 +257,10 @@ export interface MeshVmReply {
   /** Name of its node. */
   node: string
   peerId: string
-  state: VmStateName
+  /** `unreachable`: its node fell silent; whether it runs is not known. */
+  state: VmStateName | 'unreachable'
+  /** When that node was heard last, in ms since 1970; null: it is heard. */
+  unreachableSinceMs: number | null
   epoch: number
   template: TemplateId
 }

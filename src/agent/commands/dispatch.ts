@@ -183,7 +183,10 @@ export class Commands {
   async #owner(vm: string, signal: AbortSignal): Promise<PeerIdText> {
     const { mesh } = this.#parts
     const { vms } = await meshVms(mesh, signal)
-    const found = vms.filter(({ name, id, peerId }) => peerId !== mesh.peerId && (name === vm || id === vm))
+    const all = vms.filter(({ name, id, peerId }) => peerId !== mesh.peerId && (name === vm || id === vm))
+    const reachable = all.filter(({ state }) => state !== 'unreachable')
+    // Of a node that fell silent it is better told that it doesn't answer than that nobody has such a VM.
+    const found = reachable.length > 0 ? reachable : all
     // Of two nodes that claim one VM the one with the higher epoch has it.
     const byId = new Map<string, MeshVmReply>()
     for (const claim of found) {
