@@ -18,11 +18,15 @@ import { Commands } from './commands/dispatch.ts'
 import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import { type AgentConfig, passagesOf } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
+import { Drains } from './drain/drains.ts'
 import { EventHub } from './event-hub.ts'
 import { LikelyDestinations } from './likely-destinations.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
+import { NodeSwitches } from './node-switches.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
+import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
+import { Relocations } from './relocation/relocate.ts'
 import { TemplateSpace } from './template-space.ts'
 
 /**
@@ -56,6 +60,7 @@ export class Agent implements AsyncDisposable {
     await claimSocket(config.socket)
     const db = await openDatabase(config.dataDir)
     starting.defer(() => db.close())
+    const switches = await NodeSwitches.load(db)
 
     const user = config.qemuUser === null ? null : await openQemuUser(config.qemuUser, passagesOf(config))
     const { binary, error: qemuError } = await this.#probe(user, signal)
@@ -78,12 +83,12 @@ export class Agent implements AsyncDisposable {
     starting.defer(() => templates.stop())
 
     if (binary !== null) {
-      vms.service = await this.#startVms(db, templates, binary)
+      vms.service = await this.#startVms(db, { templates, binary, switches })
       starting.defer(() => vms.service!.stop())
     }
     const policy = new Policy(config.allow, { node: config.name })
     const coordinate = new OwnCoordinate()
-    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, coordinate })
+    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, coordinate, switches })
     const mesh = await this.#startMesh(db, facts, policy)
     this.#mesh = mesh
     starting.defer(() => mesh.stop())
@@ -112,7 +117,12 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       const clientProbes = await startClientProbes({ mesh, policy, vms: vms.service!, coordinate }, starting)
-      hypervisor = { binary, vms: vms.service!, migrations, clientProbes }
+      const parts = { binary, vms: vms.service!, migrations }
+      const relocations = new Relocations({ mesh, ...parts })
+      const drains = this.#drains(mesh, { switches, vms: parts.vms, relocations })
+      starting.defer(() => drains.stop())
+      const rebalancer = new RebalanceLedger({ switches, events: this.#events })
+      hypervisor = { ...parts, clientProbes, drains, rebalancer }
       const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
       destinations.start()
       starting.defer(() => destinations.stop())
@@ -177,11 +187,19 @@ export class Agent implements AsyncDisposable {
     }
   }
 
-  async #startVms(db: Database, templates: TemplateStore, binary: QemuBinary): Promise<VmService> {
+  async #startVms(
+    db: Database,
+    { switches, ...parts }: { templates: TemplateStore; binary: QemuBinary; switches: NodeSwitches },
+  ): Promise<VmService> {
     const { dataDir, runDir, memoryLimitBytes, prepare } = this.#config
     await mkdir(runDir, { recursive: true, mode: 0o700 })
     const vms = new VmService(
-      { db, templates, binary, onEvent: (event) => this.#publishAndAnnounce(event) },
+      {
+        db,
+        ...parts,
+        isDraining: () => switches.isOn('draining'),
+        onEvent: (event) => this.#publishAndAnnounce(event),
+      },
       { dataDir, runDir, memoryLimitBytes, preparedQemus: prepare },
     )
     await vms.start()
@@ -232,6 +250,11 @@ export class Agent implements AsyncDisposable {
     )
     await migrations.start()
     return migrations
+  }
+
+  #drains(mesh: Mesh, parts: { switches: NodeSwitches; vms: VmService; relocations: Relocations }): Drains {
+    const announce = () => mesh.announce()
+    return new Drains({ ...parts, events: this.#events, announce }, { node: mesh.name })
   }
 
   /** What happens to a VM, others choose by. */

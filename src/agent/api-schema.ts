@@ -32,6 +32,8 @@ import type { PolicySettings } from '../domain/policy.ts'
 import type { Accelerator, TemplateId } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import type { MigrationId, NicSpec, PageCounts, VmId, VmStateName } from '../domain/vm.ts'
+import type { ConsideredMove } from '../placement/index.ts'
+import type { RebalancerStatus } from './rebalance/rebalancer.ts'
 
 export const NDJSON = 'application/x-ndjson'
 
@@ -134,6 +136,10 @@ export const migrateSchema = z.strictObject({
 })
 export type MigrateRequest = z.infer<typeof migrateSchema>
 
+/** A command on a node: this one where `peer` is null. */
+export const nodeCommandSchema = z.strictObject({ peer: reference.nullable() })
+export type NodeCommandRequest = z.infer<typeof nodeCommandSchema>
+
 export const resolveSchema = z.strictObject({ owner: z.enum(['source', 'destination']) })
 
 export interface ApiError extends ErrorBody {
@@ -170,6 +176,10 @@ export interface StatusReply {
     reservedBytes: number
     availableBytes: number
   } | null
+  /** It gives its VMs away and takes none. */
+  draining: boolean
+  /** Null on a node without VMs. */
+  rebalancer: RebalancerStatus | null
   /** Pages of departed VMs on disk, for their return; null on a node without VMs. */
   keptPages: { keptBytes: number; limitBytes: number } | null
   /** QEMUs that are ready for VMs that arrive. */
@@ -235,6 +245,8 @@ export interface NodeReply {
   vmsTotal: number
   /** Where it is in the network, in ms; null: it doesn't tell. */
   coordinate: NodeCoordinate | null
+  /** It gives its VMs away and takes none. */
+  draining: boolean
   /** Since it was heard of; null for this node. */
   ageMs: number | null
   /** Until it is forgotten, if it falls silent; null for this node. */
@@ -268,7 +280,10 @@ export interface MeshVmReply {
   /** Name of its node. */
   node: string
   peerId: string
-  state: VmStateName
+  /** `unreachable`: its node fell silent; whether it runs is not known. */
+  state: VmStateName | 'unreachable'
+  /** When that node was heard last, in ms since 1970; null: it is heard. */
+  unreachableSinceMs: number | null
   epoch: number
   template: TemplateId
 }
@@ -386,6 +401,49 @@ export interface ClientLatencyReply {
   atMs: number
   /** The nearest first. */
   nodes: { peerId: string; name: string; latencyMs: number }[]
+}
+
+/** How far a drain is: POST /drain. */
+export interface DrainProgress {
+  moved: number
+  notPlaced: number
+  /** VMs that are still to go, those on their way among them. */
+  left: number
+  /** The latest step of one of the moves under way; null before the first. */
+  move: MigrationProgress | null
+}
+/** What became of each VM of a node that was drained. */
+export interface DrainReply {
+  /** Name of the node. */
+  node: string
+  moved: {
+    vm: string
+    /** Peer id of its node now, and that one's name. */
+    to: string
+    node: string
+    migrationId: MigrationId
+    durationsMs: MigrationReport['durationsMs']
+  }[]
+  notPlaced: { vm: string; code: string; message: string; outcome: Outcome }[]
+  /** Names of stopped VMs: they have no memory to move. Their records stay. */
+  stopped: string[]
+}
+/** POST /ready, POST /drain/stop. */
+export interface NodeStateReply {
+  node: string
+  /** Whether it takes no VMs. */
+  draining: boolean
+}
+
+/** GET /rebalance, POST /rebalance/{pause,resume}. */
+export interface RebalanceReply extends RebalancerStatus {
+  node: string
+}
+/** GET /rebalance/plan. */
+export interface RebalancePlanReply extends Pick<RebalancerStatus, 'paused' | 'lookedAtMs'> {
+  node: string
+  /** Each move that it considered when it looked last, with its sum, and why it is or isn't made. */
+  moves: readonly ConsideredMove[]
 }
 
 /** What became of a request to move VMs, in its order; `vm` as it was asked for. */

@@ -1,7 +1,7 @@
 import type { NodeInventory, NodeView, NodeVm } from '../domain/node.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { Mesh } from '../mesh/index.ts'
-import type { MeshTemplateReply, MeshTemplatesReply, MeshVmsReply } from './api-schema.ts'
+import type { MeshTemplateReply, MeshTemplatesReply, MeshVmReply, MeshVmsReply } from './api-schema.ts'
 
 /** Nodes asked at the same time. */
 const MAX_PARALLEL_ASKS = 16
@@ -37,7 +37,10 @@ export async function meshTemplates(mesh: Mesh, signal: AbortSignal): Promise<Me
   return { templates: found.toSorted((a, b) => compare(a.names[0] ?? a.id, b.names[0] ?? b.id)), unanswered }
 }
 
-/** All VMs with their nodes; only nodes that had no room to announce theirs are asked. */
+/**
+ * All VMs with their nodes, those too whose nodes fell silent lately. Only nodes
+ * that had no room to announce theirs are asked.
+ */
 export async function meshVms(mesh: Mesh, signal: AbortSignal): Promise<MeshVmsReply> {
   const nodes = mesh.directory()
   const { answers, unanswered } = await askAll(
@@ -47,11 +50,21 @@ export async function meshVms(mesh: Mesh, signal: AbortSignal): Promise<MeshVmsR
   )
   const vms = nodes.flatMap((node) => {
     const held: readonly NodeVm[] = answers.get(node.peerId)?.vms ?? node.facts.vms
-    return held.map(({ id, name, state, epoch, templateId }) => {
-      return { name, id, node: node.name, peerId: node.peerId, state, epoch, template: templateId }
-    })
+    return held.map((vm) => meshVm(vm, node))
   })
-  return { vms: vms.toSorted((a, b) => compare(a.name, b.name) || compare(a.node, b.node)), unanswered }
+  const lost = mesh
+    .lostVms()
+    // Of a node that has more VMs than it announces, they are heard of only now.
+    .filter(({ vm }) => !vms.some(({ id, epoch }) => id === vm.id && epoch >= vm.epoch))
+    .map(({ vm, node, sinceMs }) => ({
+      ...meshVm(vm, node),
+      state: 'unreachable' as const,
+      unreachableSinceMs: Math.round(sinceMs),
+    }))
+  return {
+    vms: [...vms, ...lost].toSorted((a, b) => compare(a.name, b.name) || compare(a.node, b.node)),
+    unanswered,
+  }
 }
 
 /** Who doesn't answer is named, and fails nobody else. */
@@ -76,6 +89,14 @@ async function askAll(
   }
   await Promise.all(Array.from({ length: MAX_PARALLEL_ASKS }, ask))
   return { answers, unanswered }
+}
+
+function meshVm(
+  { id, name, state, epoch, templateId }: NodeVm,
+  node: Pick<NodeView, 'peerId' | 'name'>,
+): MeshVmReply {
+  const { peerId, name: nodeName } = node
+  return { name, id, node: nodeName, peerId, state, unreachableSinceMs: null, epoch, template: templateId }
 }
 
 function label({ peerId, name }: NodeView): Label {

@@ -6,12 +6,14 @@ import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
 import { readCpu } from './cpu.ts'
+import type { NodeSwitches } from './node-switches.ts'
 
 /** What this node says of itself to the mesh; the QEMU and the CPU stay what they were at the start. */
 export class NodeFactsReader {
   readonly #templates: TemplateStore
   readonly #vms: VmService | null
   readonly #coordinate: Pick<OwnCoordinate, 'now'>
+  readonly #switches: NodeSwitches
   readonly #qemu: NodeQemu | null
 
   constructor(components: {
@@ -19,9 +21,11 @@ export class NodeFactsReader {
     vms: VmService | null
     binary: QemuBinary | null
     coordinate: Pick<OwnCoordinate, 'now'>
+    switches: NodeSwitches
   }) {
-    const { templates, vms, binary, coordinate } = components
+    const { templates, vms, binary, coordinate, switches } = components
     this.#coordinate = coordinate
+    this.#switches = switches
     this.#templates = templates
     this.#vms = vms
     this.#qemu =
@@ -46,6 +50,7 @@ export class NodeFactsReader {
       templates: this.#templates.list().map(({ id }) => id),
       vms: this.#listVms(),
       coordinate: this.#coordinate.now,
+      draining: this.#switches.isOn('draining'),
     }
   }
 

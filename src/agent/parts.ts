@@ -10,7 +10,9 @@ import type { VmService } from '../vm/index.ts'
 import type { StatusReply } from './api-schema.ts'
 import type { Commands } from './commands/dispatch.ts'
 import type { AgentConfig } from './config.ts'
+import type { Drains } from './drain/drains.ts'
 import type { EventHub } from './event-hub.ts'
+import type { Rebalancer } from './rebalance/rebalancer.ts'
 import type { TemplateSpace } from './template-space.ts'
 
 /** What the agent is made of, as the local API sees it. */
@@ -36,6 +38,8 @@ export interface Hypervisor {
   vms: VmService
   migrations: MigrationService
   clientProbes: ClientProbes
+  drains: Drains
+  rebalancer: Rebalancer
 }
 
 /** What commands need: all but themselves. */

@@ -4,11 +4,13 @@ import { registerAgent } from './commands/agent.ts'
 import { registerCompletion } from './commands/completion.ts'
 import { registerConsole } from './commands/console.ts'
 import { registerDoctor } from './commands/doctor.ts'
+import { registerDrain } from './commands/drain.ts'
 import { registerEvents } from './commands/events.ts'
 import { registerMesh } from './commands/mesh.ts'
 import { registerMigrate } from './commands/migrate.ts'
 import { registerMigration } from './commands/migration.ts'
 import { registerPeer } from './commands/peer.ts'
+import { registerRebalance } from './commands/rebalance.ts'
 import { registerStatus } from './commands/status.ts'
 import { registerTemplate } from './commands/template.ts'
 import { registerVm } from './commands/vm.ts'
@@ -54,6 +56,8 @@ export function buildProgram(action: Action): Command {
   registerConsole(vm, action)
   registerMigrate(program, action)
   registerMigration(program, action)
+  registerDrain(program, action)
+  registerRebalance(program, action)
   registerEvents(program, action)
   registerCompletion(program, action)
   return program

@@ -49,6 +49,8 @@ export interface NodeFacts {
   vms: readonly NodeVm[]
   /** Null: it has none, or doesn't tell. */
   coordinate: NodeCoordinate | null
+  /** It gives its VMs away and takes none, until a person says otherwise. */
+  draining: boolean
 }
 
 /** What the directory knows of a node. */

@@ -84,6 +84,7 @@ export function packAnnouncement(content: AnnouncementContent): Uint8Array {
     vms: facts.vms.slice(0, MAX_ANNOUNCED_VMS).map((vm) => packVm(vm, places)),
     vmsTotal: facts.vms.length,
     coordinate: facts.coordinate === null ? null : packCoordinate(facts.coordinate),
+    draining: facts.draining,
   }
   let bytes = announcementCodec.encode(message)
   while (bytes.length > MAX_ANNOUNCEMENT_BYTES - ENVELOPE_BYTES) {
@@ -112,6 +113,7 @@ export function unpackAnnouncement(bytes: Uint8Array): Announcement {
       templates: templateIds,
       vms: vms.map((vm) => unpackVm(vm, templateIds)),
       coordinate: message.coordinate === null ? null : unpackCoordinate(message.coordinate),
+      draining: message.draining,
     },
     templatesTotal,
     vmsTotal,

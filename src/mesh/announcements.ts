@@ -51,6 +51,7 @@ const NO_FACTS: NodeFacts = {
   templates: [],
   vms: [],
   coordinate: null,
+  draining: false,
 }
 
 export interface AnnouncementsComponents {

@@ -80,11 +80,12 @@ export class Announcer {
 
 /** How what was announced differs from what is: `changed` and `drifted` of the announcer. */
 export function difference(announced: NodeFacts, now: NodeFacts): 'none' | 'drifted' | 'changed' {
-  const told = ({ templates, vms, qemu }: NodeFacts) =>
+  const told = ({ templates, vms, qemu, draining }: NodeFacts) =>
     JSON.stringify([
       templates.toSorted(),
       vms.map(({ id, name, state, epoch }) => [id, name, state, epoch]).toSorted(),
       qemu,
+      draining,
     ])
   if ((announced.memory === null) !== (now.memory === null) || told(announced) !== told(now)) return 'changed'
   return announced.memory !== null && hasDrifted(announced.memory, now.memory!) ? 'drifted' : 'none'

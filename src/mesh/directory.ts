@@ -6,6 +6,7 @@ import { type HeldAnnouncement, KNOWN_DIGEST_BYTES, MAX_KNOWN } from '../wire/di
 import { templateDigest } from '../wire/template-digest.ts'
 import { dialableAddresses } from './address.ts'
 import { type Announcement, type AnnouncementOrder, isNewer } from './announcement.ts'
+import { type LostVm, LostVms } from './lost-vms.ts'
 import { filterHas } from './template-filter.ts'
 
 /** With usual announcements 4 MiB, with the largest 32. */
@@ -29,13 +30,23 @@ export interface SignedAnnouncement {
   bytes: Uint8Array
 }
 
-export interface NodeEvent {
-  /** `node-announced`: it is new, or has other templates than before. */
+/** `node-announced`: it is new, or has other templates than before. */
+export interface NodeChange {
   kind: 'node-announced' | 'node-expired'
   peerId: string
   name: string
   templatesTotal: number
 }
+
+/** After the `node-expired` of a node that fell silent, with the VMs that ran there. */
+export interface VmsLostSight {
+  kind: 'vms-lost-sight'
+  peerId: string
+  node: string
+  vms: { id: VmId; name: string }[]
+}
+
+export type NodeEvent = NodeChange | VmsLostSight
 
 interface Entry extends SignedAnnouncement {
   view: NodeView
@@ -55,6 +66,7 @@ export class Directory {
   readonly #maxNodes: number
   readonly #isRemoved: (peerId: string) => boolean
   readonly #entries = new Map<string, Entry>()
+  readonly #lost = new LostVms()
   readonly #forgotten = new Map<string, AnnouncementOrder & { untilMs: number }>()
   #self: Entry | null = null
 
@@ -84,17 +96,19 @@ export class Directory {
    * @param ageMs - on its way here, as far as is known
    * @returns what changed for those who listen
    */
-  take(signed: SignedAnnouncement, { nowMs, ageMs }: { nowMs: number; ageMs: number }): NodeEvent | null {
+  take(signed: SignedAnnouncement, { nowMs, ageMs }: { nowMs: number; ageMs: number }): NodeChange | null {
     const { author, announcement } = signed
     if (this.weigh(author, announcement) !== 'news') return null
     const before = this.#entries.get(author)
     if (announcement.validMs === 0) {
+      this.#lost.forget(author)
       this.#forget(author, announcement, nowMs)
       return before === undefined ? null : event('node-expired', before)
     }
     const entry = this.#entry(signed, { nowMs, ageMs, self: false })
     this.#entries.set(author, entry)
     this.#forgotten.delete(author)
+    this.#lost.heard(entry.view)
     return before !== undefined && sameTemplates(before, entry) ? null : event('node-announced', entry)
   }
 
@@ -103,12 +117,14 @@ export class Directory {
     const entry = this.#entry(signed, { nowMs, ageMs: 0, self: true })
     const view = { ...entry.view, facts: whole, templatesListed: true, vmsListed: true }
     this.#self = { ...entry, view }
+    this.#lost.heard(view)
   }
 
   /** Forgets a node that was removed from the mesh. */
-  drop(peerId: string): NodeEvent | null {
+  drop(peerId: string): NodeChange | null {
     const entry = this.#entries.get(peerId)
     this.#entries.delete(peerId)
+    this.#lost.forget(peerId)
     return entry === undefined ? null : event('node-expired', entry)
   }
 
@@ -119,7 +135,13 @@ export class Directory {
     for (const [author, { untilMs }] of this.#forgotten) {
       if (untilMs <= nowMs) this.#forgotten.delete(author)
     }
-    return expired.map((entry) => event('node-expired', entry))
+    this.#lost.expire(nowMs)
+    return expired.flatMap((entry) => [event('node-expired', entry), ...this.#lose(entry, nowMs)])
+  }
+
+  /** VMs of nodes that fell silent, until they are seen again; those of an hour. */
+  lostVms(): LostVm[] {
+    return this.#lost.list()
   }
 
   /** This node first, once it has said something, then by name. */
@@ -220,6 +242,11 @@ export class Directory {
     }
   }
 
+  #lose({ author, view }: Entry, nowMs: number): VmsLostSight[] {
+    const vms = this.#lost.lose(view, nowMs).map(({ id, name }) => ({ id, name }))
+    return vms.length === 0 ? [] : [{ kind: 'vms-lost-sight', peerId: author, node: view.name, vms }]
+  }
+
   #forget(author: string, { incarnation, sequence }: AnnouncementOrder, nowMs: number): void {
     this.#entries.delete(author)
     // Again at the end: the first ones are those to drop.
@@ -230,7 +257,7 @@ export class Directory {
   }
 }
 
-function event(kind: NodeEvent['kind'], { author, announcement }: Entry): NodeEvent {
+function event(kind: NodeChange['kind'], { author, announcement }: Entry): NodeChange {
   return { kind, peerId: author, name: announcement.name, templatesTotal: announcement.templatesTotal }
 }
 

@@ -60,6 +60,7 @@ const NO_FACTS: NodeFacts = {
   templates: [],
   vms: [],
   coordinate: null,
+  draining: false,
 }
 export const NO_INVENTORY: NodeInventory = { templates: [], vms: [] }
 

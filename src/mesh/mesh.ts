@@ -7,6 +7,7 @@ import type { NodeEvent } from './directory.ts'
 import { MeshError } from './errors.ts'
 import { fetchInventory, INVENTORY_PROTOCOL, INVENTORY_TIMEOUT_MS } from './inventory.ts'
 import { encodeJoinToken } from './join-token.ts'
+import type { LostVm } from './lost-vms.ts'
 import type { MemberEvent, Membership, MemberView } from './membership.ts'
 import {
   type MeshComponents,
@@ -196,6 +197,11 @@ export class Mesh implements AsyncDisposable {
   /** All nodes of the mesh that are heard of, this one first. */
   directory(): NodeView[] {
     return this.#started.directory.views()
+  }
+
+  /** VMs of nodes that fell silent less than an hour ago, and that were not seen since. */
+  lostVms(): LostVm[] {
+    return this.#started.directory.lostVms()
   }
 
   /**

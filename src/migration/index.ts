@@ -4,6 +4,7 @@
  * the VM when, `capture.ts` what a round takes, `rounds.ts` when to stop,
  * `herd.ts` what VMs of one command share.
  */
+export { loadsStateOf } from './admission.ts'
 export { MIGRATION_ERRORS, MigrationError } from './errors.ts'
 export type { ArrivingVm, DepartingVm, MovableVm, MovableVms, Signatures } from './ports.ts'
 export { HANDOVER_PROTOCOL, HERD_PROTOCOL, MIGRATE_PROTOCOL, PAGES_PROTOCOL } from './protocol.ts'

@@ -4,7 +4,7 @@ import { errorBody } from '../domain/errors.ts'
 import type { MigrationProgress, MigrationReport } from '../domain/migration.ts'
 import type { Policy } from '../domain/policy.ts'
 import type { TemplateId } from '../domain/template.ts'
-import { doubtOf, type MigrationId, type PeerIdText } from '../domain/vm.ts'
+import { doubtOf, type MigrationId, type PeerIdText, type VmId } from '../domain/vm.ts'
 import { hashTracker, probeSoftDirty, type ScannedMemory, softDirtyTracker } from '../memory/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import {
@@ -109,7 +109,7 @@ export class MigrationService {
   readonly #threads = new PageThreads()
   readonly #kept: KeptPages
   readonly #siblings = new SiblingIndex((id) => this.#components.vms.isRunning(id))
-  readonly #garbage = new MoveGarbage(() => this.#departures.size > 0 || this.#arrivals.isMoving)
+  readonly #garbage = new MoveGarbage(() => this.isMoving)
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
   readonly #doubtReportMs: number
@@ -230,10 +230,9 @@ export class MigrationService {
   /** @throws what makes a move of the VM impossible; MigrationError VM_BUSY while another one of it waits */
   #movable(vm: string): MovableVm {
     const movable = this.#components.vms.movable(vm)
-    const { id } = movable.record.spec
-    const waiting = [...this.#departures.values()].find((move) => move.vmId === id)
-    if (waiting === undefined) return movable
-    const { migrationId } = waiting.meter.report
+    const waiting = this.moveOf(movable.record.spec.id)
+    if (waiting === null) return movable
+    const { migrationId } = waiting
     throw new MigrationError(
       'VM_BUSY',
       `'${vm}' is to be moved already: wait for it, or \`drover migration cancel ${migrationId}\``,
@@ -299,6 +298,19 @@ export class MigrationService {
     this.#progress.emit(migrationId, null)
     this.#components.onEvent({ kind: 'migration-ended', migrationId, vm, to, outcome })
     return report
+  }
+
+  /** The move of a VM of this node that is under way, or waits for its turn; its report never rejects. */
+  moveOf(vmId: VmId): { migrationId: MigrationId; report: Promise<MigrationReport> } | null {
+    const move = [...this.#departures.values()].find((departure) => departure.vmId === vmId)
+    if (move === undefined) return null
+    const { migrationId } = move.meter.report
+    return { migrationId, report: this.#ending.get(migrationId)! }
+  }
+
+  /** Whether any VM is on its way to or from this node. */
+  get isMoving(): boolean {
+    return this.#departures.size > 0 || this.#arrivals.isMoving
   }
 
   /** Moves from here: those under way as far as they are, ended ones as they ended; oldest first. */

@@ -2,6 +2,7 @@ import { DroverError, type ErrorCodes, type ErrorInit } from '../domain/errors.t
 
 export const VM_ERRORS = {
   VM_NOT_FOUND: 'refused',
+  NODE_DRAINING: 'refused',
   NAME_INVALID: 'usage',
   NAME_TAKEN: 'refused',
   MAC_INVALID: 'usage',

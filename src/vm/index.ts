@@ -4,7 +4,7 @@
  * decided in the migration room and written down here.
  */
 
-export type { MemoryBudget } from './admission.ts'
+export { CLONE_HEADROOM_BYTES, type MemoryBudget } from './admission.ts'
 export type { ArrivingVm } from './arriving.ts'
 export type { DepartingVm, MovableVm } from './departing.ts'
 export { VM_ERRORS, VmError } from './errors.ts'

@@ -197,6 +197,11 @@ export class Roster {
     return this.#claims.size + this.#places.size > 0
   }
 
+  /** Whether any VM is starting or arriving. */
+  get isClaiming(): boolean {
+    return this.#claims.size > 0
+  }
+
   /** Counts a spare's memory, until it is removed. */
   addSpare(spare: Spare): void {
     this.#spares.set(spare, { released: false })

@@ -7,6 +7,7 @@ import type { ArrivingVm } from './arriving.ts'
 import { DepartingVm, MovableVm } from './departing.ts'
 import { VmError } from './errors.ts'
 import { Node, type NodeComponents, type NodeInit } from './node.ts'
+import { ownMemoryBytes } from './node-memory.ts'
 import { endOrphans, removeStaleRunDirs } from './orphans.ts'
 import { PreparedQemus } from './prepared-qemus.ts'
 import { type ReserveRequest, reserveVm } from './reserve.ts'
@@ -22,6 +23,8 @@ const POWER_DOWN_TIMEOUT_MS = 30_000
 export interface VmServiceComponents extends NodeComponents {
   /** Null on a node without a usable QEMU: its VMs can be seen, stopped and removed; none can start or arrive. */
   binary: QemuBinary | null
+  /** Whether the node gives its VMs away: none is started here, and none arrives. Default: never. */
+  isDraining?: () => boolean
 }
 
 export interface VmServiceInit extends NodeInit {
@@ -38,6 +41,7 @@ export interface VmServiceInit extends NodeInit {
 export class VmService {
   readonly #node: Node
   readonly #binary: QemuBinary | null
+  readonly #isDraining: () => boolean
   readonly #powerDownTimeoutMs: number
   /** Runs and seals in progress. */
   readonly #tasks = new Set<Promise<unknown>>()
@@ -48,6 +52,7 @@ export class VmService {
   constructor(components: VmServiceComponents, init: VmServiceInit) {
     this.#node = new Node(components, init, this.#stopping.signal)
     this.#binary = components.binary
+    this.#isDraining = components.isDraining ?? (() => false)
     this.#powerDownTimeoutMs = init.powerDownTimeoutMs ?? POWER_DOWN_TIMEOUT_MS
     const count = init.preparedQemus ?? 0
     const { binary } = components
@@ -91,13 +96,14 @@ export class VmService {
   /**
    * Starts a clone of a template. A failure or an abort leaves nothing behind.
    *
-   * @throws VmError NAME_INVALID, NAME_TAKEN, NOT_ENOUGH_MEMORY, TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT, MAC_INVALID,
-   *   MAC_TAKEN, PORT_TAKEN, OVERLAY_FAILED; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_AMBIGUOUS,
+   * @throws VmError NODE_DRAINING, NAME_INVALID, NAME_TAKEN, NOT_ENOUGH_MEMORY, TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT,
+   *   MAC_INVALID, MAC_TAKEN, PORT_TAKEN, OVERLAY_FAILED; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_AMBIGUOUS,
    *   TEMPLATE_DAMAGED; QemuError; DiskFullError
    */
   async run(request: RunRequest, { signal }: { signal: AbortSignal }): Promise<VmRecord> {
     const either = AbortSignal.any([signal, this.#stopping.signal])
     either.throwIfAborted()
+    this.#requireTakesVms()
     return this.#tracked(runVm(this.#node, this.#requireBinary(), request, either))
   }
 
@@ -231,10 +237,11 @@ export class VmService {
    * `reserve` takes each one's place over.
    *
    * @returns frees what `reserve` did not take
-   * @throws VmError NOT_ENOUGH_MEMORY; DiskFullError
+   * @throws VmError NODE_DRAINING, NOT_ENOUGH_MEMORY; DiskFullError
    */
   reserveHerd(places: readonly HerdPlace[]): Disposable {
     this.#stopping.signal.throwIfAborted()
+    this.#requireTakesVms()
     this.#node.templates.requireFreeBytes(0)
     return this.#node.roster.keep(places)
   }
@@ -243,11 +250,12 @@ export class VmService {
    * Keeps name, ports, memory and template for a VM that a peer offers. What is
    * left here of a VM that may have gone to that very peer doesn't stand in its way.
    *
-   * @throws VmError VM_ALREADY_HERE, EPOCH_STALE, NAME_TAKEN, PORT_TAKEN, VM_DISK_NOT_MOVABLE, NOT_ENOUGH_MEMORY,
-   *   TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError QEMU_NOT_FOUND; DiskFullError
+   * @throws VmError NODE_DRAINING, VM_ALREADY_HERE, EPOCH_STALE, NAME_TAKEN, PORT_TAKEN, VM_DISK_NOT_MOVABLE,
+   *   NOT_ENOUGH_MEMORY, TEMPLATE_NOT_RUNNABLE, NO_FREE_SLOT; QemuError QEMU_NOT_FOUND; DiskFullError
    */
   async reserve(request: ReserveRequest): Promise<ArrivingVm> {
     this.#stopping.signal.throwIfAborted()
+    this.#requireTakesVms()
     const takePrepared = (id: TemplateId) => this.#prepared?.take(id) ?? null
     const arrival = reserveVm(
       this.#node,
@@ -259,6 +267,29 @@ export class VmService {
     )
     this.#arrivals.add(arrival)
     return arrival
+  }
+
+  /** Whether a VM is being started here, or is on its way here with its place reserved. */
+  get isTakingIn(): boolean {
+    return this.#node.roster.isClaiming
+  }
+
+  /**
+   * Memory that a VM has for itself, in bytes: what the node gets back when it goes. 0 for one that is stopped.
+   *
+   * @throws VmError VM_NOT_FOUND
+   */
+  ownMemoryBytes(name: string): number {
+    const { state } = this.#node.roster.find(name).record
+    return state.kind === 'stopped' ? 0 : ownMemoryBytes(state.process.pid)
+  }
+
+  #requireTakesVms(): void {
+    if (!this.#isDraining()) return
+    throw new VmError(
+      'NODE_DRAINING',
+      'the node gives its VMs away and takes none: use another one, or `drover ready` there',
+    )
   }
 
   #isMoving(): boolean {

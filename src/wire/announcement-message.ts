@@ -105,6 +105,7 @@ const announcement = z
     vms: z.array(announcedVm).max(MAX_ANNOUNCED_VMS),
     vmsTotal: total,
     coordinate: coordinate.nullable(),
+    draining: z.boolean(),
   })
   .refine(
     ({ templates, templateFilter, templatesTotal }) =>

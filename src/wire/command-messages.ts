@@ -18,6 +18,8 @@ const vm = z.string().regex(NAME_PATTERN)
 const migrationId = z.uuid().lowercase()
 const limit = z.number().min(0).max(Number.MAX_SAFE_INTEGER)
 
+const nothing: z.ZodType<object> = z.object({})
+
 const commandBodies = {
   show: z.object({ vm }),
   pause: z.object({ vm }),
@@ -41,6 +43,9 @@ const commandBodies = {
   report: z.object({ migrationId }),
   cancel: z.object({ migrationId }),
   resolve: z.object({ migrationId, owner: z.enum(['source', 'destination']) }),
+  drain: nothing,
+  stopDrain: nothing,
+  ready: nothing,
 }
 
 export type CommandMessage = OneOf<typeof commandBodies>
@@ -65,5 +70,4 @@ export const commandReplyCodec = oneOfCodec('drover.command.CommandReply', reply
 export const MAX_CONSOLE_BYTES = 64 * 1024
 
 export const consoleRequestCodec = messageCodec('drover.command.ConsoleRequest', z.object({ vm }))
-const opened: z.ZodType<object> = z.object({})
-export const consoleReplyCodec = oneOfCodec('drover.command.ConsoleReply', { opened, error })
+export const consoleReplyCodec = oneOfCodec('drover.command.ConsoleReply', { opened: nothing, error })

@@ -38,6 +38,8 @@ test('status names the node, its QEMU and its counts', async () => {
       reservedBytes: 0,
       availableBytes: expect.any(Number),
     },
+    draining: false,
+    rebalancer: { paused: false, moves: { decided: 0, made: 0, failed: 0 }, vms: 0, lookedAtMs: null },
     keptPages: { keptBytes: 0, limitBytes: 1024 ** 3 },
     preparedQemus: [],
     counts: {
@@ -88,6 +90,8 @@ test.each([
   ['peer ping nope', 'PEER_NOT_FOUND', 3],
   ['mesh remove nope', 'PEER_NOT_FOUND', 3],
   ['mesh remove edge-1', 'PEER_IS_SELF', 3],
+  ['drain nope', 'PEER_NOT_FOUND', 3],
+  ['ready nope', 'PEER_NOT_FOUND', 3],
   ['migrate web --to nope', 'PEER_NOT_FOUND', 3],
   ['migration show nope', 'MIGRATION_NOT_FOUND', 3],
   ['migration watch nope', 'MIGRATION_NOT_FOUND', 3],
@@ -218,6 +222,29 @@ test('SIGTERM stops an agent in order, a killed one leaves nothing in the way of
   expect(await other.json('status')).toMatchObject({ peerId })
   expect(await other.stop('SIGTERM')).toBe(0)
   await expect(access(other.socket)).rejects.toMatchObject({ code: 'ENOENT' })
+})
+
+test('a drained node takes no VMs and a paused rebalancer moves none, after a crash too, until told otherwise', async () => {
+  expect(await agent.json('drain')).toEqual({ node: 'edge-1', moved: [], notPlaced: [], stopped: [] })
+  expect(await agent.json('rebalance', 'pause')).toMatchObject({ node: 'edge-1', paused: true })
+  await agent.stop('SIGKILL')
+  await agent.start()
+  expect(await agent.json('status')).toMatchObject({ draining: true, rebalancer: { paused: true } })
+  expect((await agent.run(['mesh', 'ls'])).stdout).toContain('this node, draining')
+  const refused = await agent.run(['vm', 'run', 'web', '--template', 'any', '--json'])
+  expect(JSON.parse(refused.stdout)).toMatchObject({ error: { code: 'NODE_DRAINING' } })
+  expect(refused.code).toBe(3)
+  expect(await agent.json('ready')).toEqual({ node: 'edge-1', draining: false })
+  expect(await agent.json('rebalance', 'resume')).toMatchObject({ paused: false })
+  expect(await agent.json('rebalance', 'plan')).toEqual({
+    node: 'edge-1',
+    paused: false,
+    lookedAtMs: null,
+    moves: [],
+  })
+  expect(await agent.json('status')).toMatchObject({ draining: false, rebalancer: { paused: false } })
+  const next = await agent.run(['vm', 'run', 'web', '--template', 'nope', '--json'])
+  expect(JSON.parse(next.stdout)).toMatchObject({ error: { code: 'TEMPLATE_NOT_FOUND' } })
 })
 
 test('a node without QEMU runs, and says so wherever it matters', async () => {

@@ -30,6 +30,8 @@ async function status(parts: AgentParts): Promise<StatusReply> {
     policy: policy.settings,
     qemu,
     memory: (await hypervisor?.vms.memory()) ?? null,
+    draining: hypervisor?.drains.isDraining ?? false,
+    rebalancer: hypervisor?.rebalancer.status() ?? null,
     keptPages: hypervisor?.migrations.keptPages.bytes() ?? null,
     preparedQemus: hypervisor?.vms.preparedQemus() ?? [],
     counts: {

@@ -2,7 +2,6 @@ import type { FastifyReply } from 'fastify'
 import type { z } from 'zod'
 import { DroverError, errorBody, type Outcome } from '../../domain/errors.ts'
 import { type ApiError, NDJSON } from '../api-schema.ts'
-import type { CommandOptions } from '../commands/command.ts'
 import { AgentError } from '../errors.ts'
 
 const STATUS: Readonly<Record<Outcome, number>> = {
@@ -45,7 +44,7 @@ export function closeSignal(reply: FastifyReply): AbortSignal {
 }
 
 /** Of a command that tells of no progress. */
-export function commandOptions(reply: FastifyReply): CommandOptions {
+export function commandOptions(reply: FastifyReply): { signal: AbortSignal; onProgress: () => void } {
   return { signal: closeSignal(reply), onProgress: () => {} }
 }
 

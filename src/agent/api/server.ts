@@ -3,10 +3,12 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { AgentError } from '../errors.ts'
 import { claimSocket, restrictSocket } from '../local-socket.ts'
 import type { AgentParts } from '../parts.ts'
+import { drainRoutes } from './drain.ts'
 import { eventRoutes } from './events.ts'
 import { meshRoutes } from './mesh.ts'
 import { migrationRoutes } from './migrations.ts'
 import { nodeRoutes } from './node.ts'
+import { rebalanceRoutes } from './rebalance.ts'
 import { apiError } from './request.ts'
 import { templateRoutes } from './templates.ts'
 import { vmRoutes } from './vms.ts'
@@ -16,6 +18,17 @@ const MAX_BODY_BYTES = 64 * 1024
 
 /** Ending a QEMU takes three steps of some seconds each, if it hangs. Longer than that, systemd would kill us. */
 const MAX_CLEANUP_MS = 20_000
+
+const ROUTES = [
+  nodeRoutes,
+  meshRoutes,
+  templateRoutes,
+  vmRoutes,
+  migrationRoutes,
+  drainRoutes,
+  rebalanceRoutes,
+  eventRoutes,
+]
 
 /** The local API on the agent's unix socket: see `api-schema.ts`. */
 export class ApiServer {
@@ -53,9 +66,7 @@ export class ApiServer {
         return handled.finally(() => handling.delete(handled))
       }
     })
-    for (const routes of [nodeRoutes, meshRoutes, templateRoutes, vmRoutes, migrationRoutes, eventRoutes]) {
-      routes(this.#server, parts)
-    }
+    for (const routes of ROUTES) routes(this.#server, parts)
   }
 
   /** @throws AgentError AGENT_ALREADY_RUNNING, DATA_DIR_UNUSABLE */

@@ -1,6 +1,5 @@
 import { z } from 'zod'
 import { DroverError, errorBody } from '../../domain/errors.ts'
-import type { MigrationProgress } from '../../domain/migration.ts'
 import { printable } from '../../domain/text.ts'
 import type { Channel, OpenChannel } from '../../wire/channel.ts'
 import {
@@ -11,12 +10,15 @@ import {
   MAX_COMMAND_REPLY_BYTES,
 } from '../../wire/command-messages.ts'
 import { AgentError } from '../errors.ts'
-import type { Command, CommandOptions, CommandResults } from './command.ts'
+import type { Command, CommandOptions, CommandProgress, CommandResults } from './command.ts'
 import {
+  drainProgress,
+  drainReply,
   migrateReply,
   migrationReply,
   migrationReport,
   moveProgress,
+  nodeStateReply,
   vmReply,
   vmShowReply,
 } from './replies.ts'
@@ -27,7 +29,7 @@ export const COMMAND_PROTOCOL = '/drover/command/1'
 const OPEN_TIMEOUT_MS = 15_000
 /** What a command may take: a guest has 30 s to switch itself off. */
 const ANSWER_TIMEOUT_MS = 120_000
-/** A move that is watched tells of a step each 200 ms; between two phases a large template may travel. */
+/** A move that is watched, or a drain, tells of a step each 200 ms; between two phases a large template may travel. */
 const WATCH_TIMEOUT_MS = 24 * 3_600_000
 
 /** What the owner's answer must look like: it ends up on a terminal and in scripts. */
@@ -44,9 +46,17 @@ const RESULTS: { [K in CommandKind]: z.ZodType<CommandResults[K]> } = {
   report: migrationReply,
   cancel: migrationReply,
   resolve: migrationReply,
+  drain: drainReply,
+  stopDrain: nodeStateReply,
+  ready: nodeStateReply,
 }
 
-/** The owner of a VM said no, in its own words. */
+const PROGRESS: { [K in keyof CommandProgress]: z.ZodType<CommandProgress[K]> } = {
+  watch: moveProgress,
+  drain: drainProgress,
+}
+
+/** The node that was asked said no, in its own words. */
 export class OwnerError extends DroverError {}
 
 /**
@@ -59,11 +69,11 @@ export async function ask<K extends CommandKind>(
   open: OpenChannel,
   owner: string,
   command: Command<K>,
-  { onProgress, signal }: CommandOptions,
+  { onProgress, signal }: CommandOptions<K>,
 ): Promise<CommandResults[K]> {
   const channel = await reach(open, owner, signal)
   try {
-    const timeoutMs = command.kind === 'watch' ? WATCH_TIMEOUT_MS : ANSWER_TIMEOUT_MS
+    const timeoutMs = command.kind in PROGRESS ? WATCH_TIMEOUT_MS : ANSWER_TIMEOUT_MS
     const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)])
     await channel.send(commandCodec.encode(command), { signal: bounded })
     const result = await readReplies(channel, command.kind as K, onProgress, bounded)
@@ -105,7 +115,7 @@ export async function reach(
 async function readReplies<K extends CommandKind>(
   channel: Channel,
   kind: K,
-  onProgress: (progress: MigrationProgress) => void,
+  onProgress: CommandOptions<K>['onProgress'],
   signal: AbortSignal,
 ): Promise<CommandResults[K]> {
   for (;;) {
@@ -115,8 +125,10 @@ async function readReplies<K extends CommandKind>(
     if (reply.kind === 'error') throw ownerError(channel.peer, reply)
     if (reply.kind === 'result')
       return parse(channel.peer, RESULTS[kind] as z.ZodType<CommandResults[K]>, reply.json)
-    if (kind !== 'watch') throw malformed(channel.peer, 'progress of a command that has none')
-    onProgress(parse(channel.peer, moveProgress, reply.json))
+    const progress = PROGRESS[kind as keyof CommandProgress] as z.ZodType | undefined
+    if (progress === undefined) throw malformed(channel.peer, 'progress of a command that has none')
+    const tell = onProgress as (progress: unknown) => void
+    tell(parse(channel.peer, progress, reply.json))
   }
 }
 
@@ -138,7 +150,7 @@ function parse<T>(peer: string, schema: z.ZodType<T>, json: string): T {
 export function unreachable(owner: string, cause: unknown): AgentError {
   return new AgentError(
     'OWNER_UNREACHABLE',
-    `node ${owner} has the VM, and doesn't answer: is its agent up? \`drover peer ping ${owner}\``,
+    `node ${owner} was asked, and doesn't answer: is its agent up? \`drover peer ping ${owner}\``,
     { cause, details: { owner } },
   )
 }

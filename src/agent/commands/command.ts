@@ -1,8 +1,16 @@
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
 import type { CommandKind, CommandMessage } from '../../wire/command-messages.ts'
-import type { MigrateReply, MigrationReply, VmReply, VmShowReply } from '../api-schema.ts'
+import type {
+  DrainProgress,
+  DrainReply,
+  MigrateReply,
+  MigrationReply,
+  NodeStateReply,
+  VmReply,
+  VmShowReply,
+} from '../api-schema.ts'
 
-/** A command on a VM or a move, wherever it was given. */
+/** A command on a VM, a move or a node, wherever it was given. */
 export type Command<K extends CommandKind = CommandKind> = Extract<CommandMessage, { kind: K }>
 
 /** What each command answers with. */
@@ -19,11 +27,19 @@ export interface CommandResults {
   report: MigrationReply
   cancel: MigrationReply
   resolve: MigrationReply
+  drain: DrainReply
+  stopDrain: NodeStateReply
+  ready: NodeStateReply
 }
 
-export interface CommandOptions {
-  /** Of `watch` only. */
-  onProgress: (progress: MigrationProgress) => void
+/** Commands that tell of their progress, and how. */
+export interface CommandProgress {
+  watch: MigrationProgress
+  drain: DrainProgress
+}
+
+export interface CommandOptions<K extends CommandKind> {
+  onProgress: (progress: K extends keyof CommandProgress ? CommandProgress[K] : never) => void
   /** Ends the waiting. A move that has begun goes on. */
   signal: AbortSignal
 }

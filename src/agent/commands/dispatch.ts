@@ -19,7 +19,8 @@ const NEWS_MS = 750
 const MAX_REMOTE_MOVES = 1024
 
 type MoveCommandKind = 'watch' | 'report' | 'cancel' | 'resolve'
-type VmCommandKind = Exclude<CommandKind, MoveCommandKind | 'migrate'>
+type NodeCommandKind = 'drain' | 'stopDrain' | 'ready'
+type VmCommandKind = Exclude<CommandKind, MoveCommandKind | NodeCommandKind | 'migrate'>
 
 /**
  * Commands given on this node. A VM that is here is handled here; of any other
@@ -42,7 +43,7 @@ export class Commands {
    */
   async onVm<K extends VmCommandKind>(
     command: Command<K>,
-    options: CommandOptions,
+    options: CommandOptions<K>,
   ): Promise<CommandResults[K]> {
     const { vm } = command as { vm: string }
     return this.#where(vm, options.signal, (owner) =>
@@ -55,7 +56,7 @@ export class Commands {
    *
    * @throws as `onVm`; VmError VM_STOPPED
    */
-  async console(vm: string, options: CommandOptions): Promise<{ consoleSocket: string }> {
+  async console(vm: string, options: { signal: AbortSignal }): Promise<{ consoleSocket: string }> {
     const consoleSocket = await this.#where(vm, options.signal, (owner) =>
       owner === null ? ownConsole(this.#parts, vm) : this.#tunnels.open(owner, vm, options.signal),
     )
@@ -84,7 +85,7 @@ export class Commands {
   }
 
   /** Moves VMs, each from where it is: one herd for each node that has some of them. */
-  async migrate(command: Command<'migrate'>, options: CommandOptions): Promise<MigrateReply> {
+  async migrate(command: Command<'migrate'>, options: CommandOptions<'migrate'>): Promise<MigrateReply> {
     const herds = new Map<PeerIdText | null, number[]>()
     const starts: MigrateReply['migrations'] = []
     for (const [i, vm] of command.vms.entries()) {
@@ -108,7 +109,7 @@ export class Commands {
   async #startHerd(
     owner: PeerIdText | null,
     herd: Command<'migrate'>,
-    options: CommandOptions,
+    options: CommandOptions<'migrate'>,
   ): Promise<MigrateReply['migrations']> {
     // This node's refusal of all is the command's; another's is that of its VMs.
     if (owner === null) return (await execute(this.#parts, herd, options)).migrations
@@ -130,13 +131,28 @@ export class Commands {
   /** A command on a move that was begun from here. This node's own come first, whatever others call theirs. */
   async onMove<K extends MoveCommandKind>(
     command: Command<K>,
-    options: CommandOptions,
+    options: CommandOptions<K>,
   ): Promise<CommandResults[K]> {
     const { migrationId } = command as { migrationId: MigrationId }
     const owner = this.#remoteMoves.get(migrationId)
     if (owner === undefined || (await this.#isOwnMove(migrationId)))
       return execute(this.#parts, command, options)
     return this.#ask(owner, command, options)
+  }
+
+  /**
+   * A command on a node.
+   *
+   * @param peer - peer id; null: this one
+   * @throws what that node says; AgentError OWNER_UNREACHABLE
+   */
+  onNode<K extends NodeCommandKind>(
+    command: Command<K>,
+    peer: PeerIdText | null,
+    options: CommandOptions<K>,
+  ): Promise<CommandResults[K]> {
+    if (peer === null || peer === this.#parts.mesh.peerId) return execute(this.#parts, command, options)
+    return this.#ask(peer, command, options)
   }
 
   async #isOwnMove(migrationId: MigrationId): Promise<boolean> {
@@ -152,7 +168,7 @@ export class Commands {
   #ask<K extends CommandKind>(
     owner: PeerIdText,
     command: Command<K>,
-    options: CommandOptions,
+    options: CommandOptions<K>,
   ): Promise<CommandResults[K]> {
     const { mesh } = this.#parts
     return ask((peer, protocol, signal) => mesh.open(peer, protocol, signal), owner, command, options)
@@ -167,7 +183,10 @@ export class Commands {
   async #owner(vm: string, signal: AbortSignal): Promise<PeerIdText> {
     const { mesh } = this.#parts
     const { vms } = await meshVms(mesh, signal)
-    const found = vms.filter(({ name, id, peerId }) => peerId !== mesh.peerId && (name === vm || id === vm))
+    const all = vms.filter(({ name, id, peerId }) => peerId !== mesh.peerId && (name === vm || id === vm))
+    const reachable = all.filter(({ state }) => state !== 'unreachable')
+    // Of a node that fell silent it is better told that it doesn't answer than that nobody has such a VM.
+    const found = reachable.length > 0 ? reachable : all
     // Of two nodes that claim one VM the one with the higher epoch has it.
     const byId = new Map<string, MeshVmReply>()
     for (const claim of found) {

@@ -9,11 +9,11 @@ type Executors = {
   [K in CommandKind]: (
     parts: CommandParts,
     command: Command<K>,
-    options: CommandOptions,
+    options: CommandOptions<K>,
   ) => Promise<CommandResults[K]>
 }
 
-/** What each command does on the node that has the VM, or began the move. */
+/** What each command does on the node that has the VM, began the move, or is told. */
 const EXECUTORS: Executors = {
   async show(parts, { vm }) {
     const { record, pages, pagesUnavailable, consoleSocket, runState } = await vms(parts).show(vm)
@@ -71,24 +71,34 @@ const EXECUTORS: Executors = {
     await moves(parts).resolve(migrationId, owner)
     return reported(parts, migrationId)
   },
+  drain: (parts, _command, options) => drains(parts).drain(options),
+  async stopDrain(parts) {
+    await drains(parts).stopDrain()
+    return drains(parts).state()
+  },
+  async ready(parts) {
+    await drains(parts).ready()
+    return drains(parts).state()
+  },
 }
 
 /** Does a command here. @throws what its room throws, such as VmError VM_NOT_FOUND */
 export function execute<K extends CommandKind>(
   parts: CommandParts,
   command: Command<K>,
-  options: CommandOptions,
+  options: CommandOptions<K>,
 ): Promise<CommandResults[K]> {
   const run = EXECUTORS[command.kind as K] as (
     parts: CommandParts,
     command: Command<K>,
-    options: CommandOptions,
+    options: CommandOptions<K>,
   ) => Promise<CommandResults[K]>
   return run(parts, command, options)
 }
 
 const vms = (parts: CommandParts) => hypervisorOf(parts).vms
 const moves = (parts: CommandParts) => hypervisorOf(parts).migrations
+const drains = (parts: CommandParts) => hypervisorOf(parts).drains
 
 async function changed(parts: CommandParts, vm: string, change: () => Promise<void>) {
   await change()

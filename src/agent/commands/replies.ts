@@ -4,7 +4,15 @@ import type { MigrationProgress, MigrationReport } from '../../domain/migration.
 import { TEMPLATE_ID_PATTERN } from '../../domain/template.ts'
 import { NAME_PATTERN } from '../../domain/text.ts'
 import { vmClient } from '../../wire/migration-messages.ts'
-import type { MigrateReply, MigrationReply, VmReply, VmShowReply } from '../api-schema.ts'
+import type {
+  DrainProgress,
+  DrainReply,
+  MigrateReply,
+  MigrationReply,
+  NodeStateReply,
+  VmReply,
+  VmShowReply,
+} from '../api-schema.ts'
 
 /** What nodes answer commands with, as far as another node believes it. */
 
@@ -20,6 +28,8 @@ const port = z.int().min(1).max(65_535)
 const MAX_NODES_MEASURED = 64
 
 const error = z.object({ code: text, message: text, details: z.record(z.string(), z.unknown()) })
+
+const outcome = z.enum(['failed', 'usage', 'refused', 'in-doubt', 'cancelled'])
 
 const nic = z.object({
   kind: z.literal('user'),
@@ -75,6 +85,14 @@ export const moveProgress: z.ZodType<MigrationProgress> = z.object({
   throttlePercent: count,
 })
 
+const durationsMs = z.object({
+  total: count,
+  negotiate: count,
+  template: count,
+  rounds: count,
+  blackout: count,
+})
+
 const report = z.object({
   migrationId: uuid,
   vm: name,
@@ -82,7 +100,7 @@ const report = z.object({
   to: peerId,
   templateId: z.union([templateId, z.literal('')]),
   outcome: z.enum(['completed', 'failed', 'cancelled', 'refused', 'in-doubt']),
-  durationsMs: z.object({ total: count, negotiate: count, template: count, rounds: count, blackout: count }),
+  durationsMs,
   bytes: z.object({ wire: count, template: count, pages: count, deviceState: count, stockEquivalent: count }),
   pages: z.object({
     guest: count,
@@ -111,9 +129,28 @@ export const migrateReply: z.ZodType<MigrateReply> = z.object({
         z.object({ vm: name, migrationId: uuid }),
         z.object({
           vm: name,
-          error: error.extend({ outcome: z.enum(['failed', 'usage', 'refused', 'in-doubt', 'cancelled']) }),
+          error: error.extend({ outcome }),
         }),
       ]),
     )
     .max(64),
 })
+
+/** More VMs than a reply has room for. */
+const MAX_DRAINED = 1024
+
+export const drainProgress: z.ZodType<DrainProgress> = z.object({
+  moved: count,
+  notPlaced: count,
+  left: count,
+  move: moveProgress.nullable(),
+})
+export const drainReply: z.ZodType<DrainReply> = z.object({
+  node: name,
+  moved: z
+    .array(z.object({ vm: name, to: peerId, node: text, migrationId: uuid, durationsMs }))
+    .max(MAX_DRAINED),
+  notPlaced: z.array(z.object({ vm: name, code: text, message: text, outcome })).max(MAX_DRAINED),
+  stopped: z.array(name).max(MAX_DRAINED),
+})
+export const nodeStateReply: z.ZodType<NodeStateReply> = z.object({ node: name, draining: z.boolean() })

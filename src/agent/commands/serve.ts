@@ -20,8 +20,8 @@ const MAX_MESSAGE_CHARS = 4096
 const MAX_DETAILS_CHARS = 16 * 1024
 
 /**
- * Does what another node was told to do with a VM of this one. Never hands a
- * command on: who asks has looked up who has the VM.
+ * Does what another node was told to do with a VM of this one, or with this
+ * node. Never hands a command on: who asks has looked up who has the VM.
  */
 export function serveCommands(parts: CommandParts): ChannelHandler {
   return async (channel, signal) => {
@@ -113,5 +113,6 @@ async function send(channel: Channel, reply: CommandReply, signal: AbortSignal):
 
 function subject(command: CommandMessage): object {
   if ('vm' in command) return { vm: command.vm }
-  return 'vms' in command ? { vms: command.vms } : { migrationId: command.migrationId }
+  if ('vms' in command) return { vms: command.vms }
+  return 'migrationId' in command ? { migrationId: command.migrationId } : {}
 }

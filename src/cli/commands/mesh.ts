@@ -18,6 +18,7 @@ export interface NodeRow extends MemberReply {
   templatesTotal: number | null
   vms: NodeReply['vms']
   vmsTotal: number | null
+  draining: boolean | null
   ageMs: number | null
 }
 
@@ -94,6 +95,7 @@ function nodeRow(member: MemberReply, node: NodeReply | undefined): NodeRow {
     templatesTotal: node?.templatesTotal ?? null,
     vms: node?.vms ?? [],
     vmsTotal: node?.vmsTotal ?? null,
+    draining: node?.draining ?? null,
     ageMs: node?.ageMs ?? null,
   }
 }
@@ -103,7 +105,7 @@ export function renderNodes(nodes: readonly NodeRow[]): string {
     ['NAME', 'STATE', 'RTT', 'TEMPLATES', 'VMS', 'FREE', 'LOAD', 'PEER ID', 'ADDRESS'],
     nodes.map((node) => [
       node.name ?? '?',
-      node.self ? 'this node' : node.connected ? 'connected' : 'unreachable',
+      renderState(node),
       node.rttMs === null ? '-' : formatMs(node.rttMs),
       String(node.templatesTotal ?? '-'),
       String(node.vmsTotal ?? '-'),
@@ -113,6 +115,11 @@ export function renderNodes(nodes: readonly NodeRow[]): string {
       node.addresses[0] ?? '-',
     ]),
   )
+}
+
+function renderState({ self, connected, draining }: NodeRow): string {
+  const state = self ? 'this node' : connected ? 'connected' : 'unreachable'
+  return draining === true ? `${state}, draining` : state
 }
 
 /** Says on stderr whose answer is missing in what stands on stdout. */

@@ -45,10 +45,12 @@ async function statusWithin({ client, signal }: Session, waitMs: number): Promis
   }
 }
 
-function render({ qemu, memory, keptPages, preparedQemus, counts, policy, ...node }: StatusReply): string {
+function render(status: StatusReply): string {
+  const { qemu, memory, keptPages, preparedQemus, counts, policy, rebalancer, ...node } = status
   return renderFacts([
     ['node', node.name],
     ['peer id', node.peerId],
+    ['state', node.draining ? 'draining: takes no VMs until `drover ready`' : null],
     ['version', node.version],
     ['up', formatMs(node.uptimeMs)],
     ...node.addresses.map((address, i) => [i === 0 ? 'addresses' : '', address] as const),
@@ -62,8 +64,13 @@ function render({ qemu, memory, keptPages, preparedQemus, counts, policy, ...nod
     ['templates', String(counts.templates)],
     ['members', `${counts.membersConnected} connected of ${counts.members}`],
     ['moves', `${counts.migrationsRunning} under way`],
+    ['rebalancer', rebalancer === null ? null : renderRebalancer(rebalancer)],
     ...PEER_ACTIONS.map((action, i) => [i === 0 ? 'allows' : '', renderPermitted(policy, action)] as const),
   ])
+}
+
+function renderRebalancer({ paused, moves }: NonNullable<StatusReply['rebalancer']>): string {
+  return `${paused ? 'paused' : 'on'}: ${moves.made} moves made, ${moves.failed} failed`
 }
 
 function renderKept({ keptBytes, limitBytes }: NonNullable<StatusReply['keptPages']>): string {

@@ -229,8 +229,12 @@ function renderList({ vms }: { vms: VmReply[] }): string {
 function renderMesh({ vms }: { vms: MeshVmReply[] }): string {
   return renderTable(
     ['NAME', 'NODE', 'STATE', 'TEMPLATE', 'ID'],
-    vms.map(({ name, node, state, template, id }) => [name, node, state, shortId(template), id]),
+    vms.map((vm) => [vm.name, vm.node, renderMeshState(vm), shortId(vm.template), vm.id]),
   )
+}
+
+function renderMeshState({ state, unreachableSinceMs }: MeshVmReply): string {
+  return unreachableSinceMs === null ? state : `${state} since ${formatTime(unreachableSinceMs)}`
 }
 
 function renderOne(vm: VmShowReply): string {

@@ -1,0 +1,265 @@
+import { statSync } from 'node:fs'
+import { DroverError, type ErrorBody, type Outcome } from '../../domain/errors.ts'
+import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
+import type { NodeView } from '../../domain/node.ts'
+import { type MigrationId, type PeerIdText, type VmId, vmStateName } from '../../domain/vm.ts'
+import { unlessAborted } from '../../domain/wait.ts'
+import type { Mesh } from '../../mesh/index.ts'
+import {
+  type CandidateNode,
+  type LatencySample,
+  NO_COOL_DOWN,
+  rankDestinations,
+  type VmSituation,
+} from '../../placement/index.ts'
+import { CLONE_HEADROOM_BYTES } from '../../vm/index.ts'
+import { AgentError } from '../errors.ts'
+import type { Hypervisor } from '../parts.ts'
+import { candidateNode, type Destination, type MachineNeeds, UNFIT_MEANINGS, unfit } from './candidates.ts'
+import { Promises } from './promises.ts'
+
+/** Nodes that one VM is offered to. Each refusal costs a round trip; a move that fails costs what it had sent. */
+const MAX_TRIES = 5
+/** Nodes that an error names. */
+const MAX_NAMED = 8
+
+export interface RelocationComponents extends Pick<Hypervisor, 'binary' | 'vms' | 'migrations'> {
+  mesh: Mesh
+  /** Of a VM's clients, oldest first; default: none were measured. */
+  latencySamples?: (vm: VmId) => readonly LatencySample[]
+  /** To a peer; default, and null: it was never measured. */
+  bandwidthBytesPerSecond?: (peer: PeerIdText) => number | null
+}
+
+/** A VM that was moved. */
+export interface Relocated {
+  kind: 'moved'
+  vm: string
+  /** Peer id and name of its node now. */
+  to: PeerIdText
+  node: string
+  report: MigrationReport
+}
+
+/** One that is where it was, or in doubt. */
+export interface NotRelocated {
+  kind: 'not-moved'
+  vm: string
+  error: unknown
+}
+
+export interface RelocationOptions {
+  onProgress: (progress: MigrationProgress) => void
+  /** Cancels the move under way; what is handed over already is waited for. */
+  signal: AbortSignal
+}
+
+interface Refusal {
+  node: string
+  error: ErrorBody
+}
+
+interface UnderWay {
+  migrationId: MigrationId
+  report: Promise<MigrationReport>
+}
+
+/** Moves VMs to wherever there is room: for a node that must not, or can not, keep them. */
+export class Relocations {
+  readonly #components: RelocationComponents
+  readonly #promises = new Promises()
+
+  constructor(components: RelocationComponents) {
+    this.#components = components
+  }
+
+  /**
+   * Moves one VM to the best of the other nodes, or to the next best where one
+   * says no or the move fails. A move of it that is under way already is waited
+   * for. Never rejects.
+   */
+  async relocate(id: VmId, options: RelocationOptions): Promise<Relocated | NotRelocated> {
+    const name = this.#components.vms.get(id).spec.name
+    try {
+      return await this.#relocate(id, name, options)
+    } catch (error) {
+      return { kind: 'not-moved', vm: name, error }
+    }
+  }
+
+  /**
+   * Where a VM would go now, the best first (placement/rank.ts). A node that
+   * announced too little memory comes last, but isn't left out: some may have
+   * come free since, and the node itself refuses what it has no room for.
+   *
+   * @throws what keeps the VM from being moved at all, such as VmError VM_DISK_NOT_MOVABLE
+   */
+  destinations(id: VmId): Destination[] {
+    const machine = this.#machine(id)
+    const others = this.#components.mesh.directory().filter(({ self }) => !self)
+    const candidates = others.map((node) => this.#candidate(node, machine))
+    const { ranked, unfit: rest } = rankDestinations(this.#situation(id), candidates)
+    const withRoom = ranked.map(({ peerId, name, cost }) => ({ peerId, name, memoryBytes: cost.memoryBytes }))
+    const withoutRoom = rest.flatMap(({ peerId, name, reason }) =>
+      reason.code === 'no-room'
+        ? [
+            {
+              peerId,
+              name,
+              memoryBytes: reason.neededBytes,
+              leftBytes: reason.availableBytes - reason.neededBytes,
+            },
+          ]
+        : [],
+    )
+    return [...withRoom, ...withoutRoom.toSorted((a, b) => b.leftBytes - a.leftBytes)]
+  }
+
+  async #relocate(id: VmId, vm: string, options: RelocationOptions): Promise<Relocated> {
+    const { migrations } = this.#components
+    const underWay = migrations.moveOf(id)
+    if (underWay !== null) {
+      // Somebody else's: not ours to cancel.
+      const report = await unlessAborted(this.#watch(underWay, options), options.signal)
+      if (report.outcome === 'completed') return this.#moved(report)
+    }
+    const refusals = new Map<PeerIdText, Refusal>()
+    while (refusals.size < MAX_TRIES) {
+      options.signal.throwIfAborted()
+      const best = this.destinations(id).find(({ peerId }) => !refusals.has(peerId))
+      if (best === undefined) break
+      const report = await this.#move(vm, best, options)
+      if (report.outcome === 'completed') return this.#moved(report)
+      if (report.outcome !== 'refused' && report.outcome !== 'failed') throw reportedError(report)
+      refusals.set(best.peerId, { node: best.name, error: report.error! })
+    }
+    throw this.#noDestination(vm, this.#machine(id), refusals)
+  }
+
+  async #move(
+    vm: string,
+    { peerId, memoryBytes }: Destination,
+    options: RelocationOptions,
+  ): Promise<MigrationReport> {
+    const [start] = this.#components.migrations.migrate({
+      vms: [vm],
+      to: peerId,
+      parallel: 1,
+      maxBandwidthBytesPerSecond: null,
+      maxBlackoutMs: null,
+    })
+    if (start === undefined || 'error' in start) throw start?.error
+    const promised = this.#promises.begin(peerId, memoryBytes)
+    const report = await this.#follow(start, options)
+    if (report.outcome === 'completed') promised.arrived(nowMs())
+    else promised.failed()
+    return report
+  }
+
+  /** Until the move has ended; it is cancelled when the signal aborts. */
+  async #follow(move: UnderWay, options: RelocationOptions): Promise<MigrationReport> {
+    const { signal } = options
+    // Too late, or over: the report says what came of it.
+    const cancel = () => void this.#components.migrations.cancel(move.migrationId).catch(() => {})
+    signal.addEventListener('abort', cancel, { once: true })
+    if (signal.aborted) cancel()
+    try {
+      return await this.#watch(move, options)
+    } finally {
+      signal.removeEventListener('abort', cancel)
+    }
+  }
+
+  async #watch(
+    { migrationId, report }: UnderWay,
+    { onProgress }: Pick<RelocationOptions, 'onProgress'>,
+  ): Promise<MigrationReport> {
+    const ended = new AbortController()
+    const telling = (async () => {
+      for await (const step of this.#components.migrations.progress(migrationId, ended.signal))
+        onProgress(step)
+    })().catch(() => {})
+    try {
+      return await report
+    } finally {
+      ended.abort()
+      await telling
+    }
+  }
+
+  /** @throws what keeps a VM from being moved at all */
+  #machine(id: VmId): MachineNeeds {
+    const { vms, binary } = this.#components
+    const { record, machine } = vms.movable(id)
+    const { accelerator, machineType } = machine
+    return { templateId: record.spec.templateId, accelerator, machineType, qemuVersion: binary.version }
+  }
+
+  #situation(id: VmId): VmSituation {
+    const { vms, latencySamples = () => [] } = this.#components
+    const { record, ramPath } = vms.movable(id)
+    const { name, templateId } = record.spec
+    return {
+      id,
+      name,
+      templateId,
+      // Sparse: what is allocated counts, in blocks of 512 bytes (stat(2)).
+      templateBytes: statSync(ramPath).blocks * 512,
+      privateBytes: vms.ownMemoryBytes(id),
+      dirtyBytesPerSecond: 0,
+      headroomBytes: CLONE_HEADROOM_BYTES,
+      samples: latencySamples(id),
+      mode: 'auto',
+      state: vmStateName(record.state),
+      ageMs: Date.now() - record.createdAtMs,
+      coolDown: NO_COOL_DOWN,
+    }
+  }
+
+  #candidate(node: NodeView, machine: MachineNeeds): CandidateNode {
+    const { mesh, bandwidthBytesPerSecond = () => null } = this.#components
+    const { peerId, receivedAtMs } = node
+    const { bytes, onTheirWay } = this.#promises.to(peerId, { saidAtMs: receivedAtMs, nowMs: nowMs() })
+    return candidateNode(node, [machine], {
+      holds: (id) => mesh.announcersOf(id).includes(peerId),
+      bandwidthBytesPerSecond: bandwidthBytesPerSecond(peerId),
+      movesIn: onTheirWay,
+      promisedBytes: bytes,
+    })
+  }
+
+  #moved(report: MigrationReport): Relocated {
+    const { vm, to } = report
+    const node = this.#components.mesh.directory().find(({ peerId }) => peerId === to)?.name ?? to
+    return { kind: 'moved', vm, to, node, report }
+  }
+
+  #noDestination(vm: string, machine: MachineNeeds, refusals: ReadonlyMap<PeerIdText, Refusal>): AgentError {
+    const nodes = this.#components.mesh.directory().filter(({ self }) => !self)
+    const reasons = [
+      ...[...refusals.values()].map(({ node, error: { code, message } }) => ({ node, code, message })),
+      ...nodes.flatMap((node) => {
+        const code = unfit(node, machine)
+        return code === null ? [] : [{ node: node.name, code, message: UNFIT_MEANINGS[code] }]
+      }),
+    ].slice(0, MAX_NAMED)
+    const why =
+      reasons.length === 0
+        ? 'there is no other node: see `drover mesh ls`'
+        : reasons.map(({ node, code, message }) => `${node}: ${message} (${code})`).join('; ')
+    return new AgentError('NO_DESTINATION', `no other node can have '${vm}': ${why}`, {
+      details: { vm, reasons },
+    })
+  }
+}
+
+/** What ended a move, as an error again. */
+function reportedError({ outcome, error }: MigrationReport): DroverError {
+  const { code, message, details } = error!
+  return new DroverError(code, outcome as Outcome, message, { details })
+}
+
+/** Of the directory: see meshNowMs. */
+function nowMs(): number {
+  return performance.timeOrigin + performance.now()
+}
