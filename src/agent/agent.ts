@@ -26,7 +26,9 @@ import { NodeFactsReader } from './node-facts.ts'
 import { NodeSwitches } from './node-switches.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
 import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
+import { RebalanceLoop } from './rebalance/rebalance-loop.ts'
 import { Relocations } from './relocation/relocate.ts'
+import { Surroundings } from './relocation/surroundings.ts'
 import { TemplateSpace } from './template-space.ts'
 
 /**
@@ -118,10 +120,23 @@ export class Agent implements AsyncDisposable {
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       const clientProbes = await startClientProbes({ mesh, policy, vms: vms.service!, coordinate }, starting)
       const parts = { binary, vms: vms.service!, migrations }
-      const relocations = new Relocations({ mesh, ...parts })
+      const surroundings = new Surroundings({
+        ...parts,
+        mesh,
+        templates,
+        latencySamples: (id) => clientProbes.samples(id),
+        bandwidthBytesPerSecond: () => null,
+      })
+      const relocations = new Relocations({ ...parts, surroundings })
       const drains = this.#drains(mesh, { switches, vms: parts.vms, relocations })
       starting.defer(() => drains.stop())
       const rebalancer = new RebalanceLedger({ switches, events: this.#events })
+      const loop = new RebalanceLoop(
+        { ...parts, surroundings, relocations, ledger: rebalancer, isDraining: () => drains.isDraining },
+        { peerId: mesh.peerId },
+      )
+      loop.start()
+      starting.defer(() => loop.stop())
       hypervisor = { ...parts, clientProbes, drains, rebalancer }
       const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
       destinations.start()

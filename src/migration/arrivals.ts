@@ -43,6 +43,10 @@ export class Arrivals {
     this.#herds = new KeptHerds({ ...components, isMoving })
   }
 
+  get moves(): number {
+    return this.#running.size
+  }
+
   get isMoving(): boolean {
     return this.#running.size > 0
   }
@@ -91,7 +95,7 @@ export class Arrivals {
   }
 
   /** Who may not send VMs here learns nothing else. */
-  #refusal({ migrationId }: ControlBody<'offer'>, peer: PeerIdText): DroverError | null {
+  #refusal({ migrationId, automatic }: ControlBody<'offer'>, peer: PeerIdText): DroverError | null {
     try {
       this.#components.policy.requirePermitted('send', peer)
     } catch (error) {
@@ -103,6 +107,9 @@ export class Arrivals {
     }
     const all = [...this.#moves.values()].filter(({ isOver }) => !isOver)
     const ofPeer = all.filter(({ source }) => source === peer)
+    if (automatic && all.length > 0) {
+      return new MigrationError('TOO_MANY_MOVES', 'another VM arrives: try again when it is here')
+    }
     if (all.length < MAX_MOVES && ofPeer.length < MAX_ARRIVALS_PER_PEER) return null
     const arriving = `${ofPeer.length} VMs arrive from you, ${all.length} in all`
     return new MigrationError('TOO_MANY_MOVES', `${arriving}: try again when they are here`)

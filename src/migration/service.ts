@@ -79,6 +79,8 @@ export interface HerdRequest {
   maxBlackoutMs: number | null
   /** Moves side by side. */
   parallel: number
+  /** Nobody waits for it: the destination takes such a move when no other VM arrives there. Default: false. */
+  automatic?: boolean
 }
 
 /** What became of one VM of a request: its move, whose report never rejects, or why there is none. */
@@ -197,7 +199,7 @@ export class MigrationService {
    *
    * @throws MigrationError MIGRATION_CANCELLED when the agent stops, ALREADY_HERE, TOO_MANY_MOVES: for all of them
    */
-  migrate({ vms, to, parallel, maxBlackoutMs, maxBandwidthBytesPerSecond }: HerdRequest): MoveStart[] {
+  migrate({ vms, to, parallel, automatic = false, ...limits }: HerdRequest): MoveStart[] {
     // Peers may still command: the mesh goes after this.
     if (this.#isStopping) throw new MigrationError('MIGRATION_CANCELLED', 'the agent stops')
     if (to === this.#components.peerId) {
@@ -208,12 +210,13 @@ export class MigrationService {
       throw new MigrationError('TOO_MANY_MOVES', `${underWay}: try again later`)
     }
     const herd = new Herd({ open: this.#components.open, lanes: this.#lanes }, { to, parallel })
-    const pace = new Pace(maxBandwidthBytesPerSecond)
+    const pace = new Pace(limits.maxBandwidthBytesPerSecond)
     const members: HerdMember[] = []
     const starts = vms.map((vm): MoveStart => {
       try {
         const movable = this.#movable(vm)
-        const request = { vm, spec: movable.record.spec, to, maxBlackoutMs }
+        const { maxBlackoutMs } = limits
+        const request = { vm, spec: movable.record.spec, to, maxBlackoutMs, automatic }
         const move = this.#depart(request, { pace, turn: (signal) => herd.turn(signal) })
         members.push({ vm: movable, cancelled: move.cancelled })
         const { migrationId } = move.meter.report
@@ -306,6 +309,11 @@ export class MigrationService {
     if (move === undefined) return null
     const { migrationId } = move.meter.report
     return { migrationId, report: this.#ending.get(migrationId)! }
+  }
+
+  /** How many VMs are on their way, or wait for their turn. */
+  get underWay(): { leaving: number; arriving: number } {
+    return { leaving: this.#departures.size, arriving: this.#arrivals.moves }
   }
 
   /** Whether any VM is on its way to or from this node. */

@@ -31,6 +31,7 @@ export interface MoveRequest {
   to: PeerIdText
   /** null: DEFAULT_MAX_BLACKOUT_MS. */
   maxBlackoutMs: number | null
+  automatic: boolean
 }
 
 export interface SourceComponents extends SessionComponents {
@@ -182,6 +183,7 @@ export class SourceMove {
         paused: vm.paused,
         machine: vm.machine,
         baseline: session.baseline ?? new Uint8Array(0),
+        automatic: this.#request.automatic,
         coolDown: coolDownAt(vm.record.coolDown, Date.now()),
         maxBytesPerSecond: Math.ceil(this.#components.pace.bytesPerSecond ?? 0),
       },

@@ -129,6 +129,7 @@ const controlBodies = {
     baseline: bytes.refine((value) => value.length === 0 || value.length === 32, 'none or 32 bytes'),
     maxBytesPerSecond: count,
     coolDown: coolDown.nullable(),
+    automatic: z.boolean(),
   }),
   accept: z.object({ templateMissing: z.boolean(), baselineHeld: z.boolean(), siblings: bytes, place: uuid }),
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),

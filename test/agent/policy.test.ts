@@ -119,6 +119,7 @@ test('a VM is not offered', async () => {
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
     coolDown: null,
+    automatic: false,
     machine,
   }
   expect(await control(other, MIGRATE_PROTOCOL, offer)).toMatchObject(refused(other, 'send'))

@@ -89,6 +89,7 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
     coolDown: null,
+    automatic: false,
     machine,
   }
 }

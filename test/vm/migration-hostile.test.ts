@@ -51,6 +51,7 @@ function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
     coolDown: null,
+    automatic: false,
     machine,
     ...changes,
   }

@@ -87,6 +87,7 @@ test('the largest honest messages have room', () => {
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
     coolDown: null,
+    automatic: false,
   })
   expect(controlCodec.decode(message)).toMatchObject({ vm: { nics } })
 })

@@ -43,6 +43,7 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
   baseline: Buffer.alloc(32),
   maxBytesPerSecond: 5_000_000,
   coolDown: { remainingMs: 0, lengthMs: 60_000, previousNode: PEER, sinceMoveMs: 2 ** 40 },
+  automatic: true,
   machine: {
     machineType: 'pc-q35-7.2',
     accelerator: 'tcg',

@@ -1,34 +1,21 @@
-import { statSync } from 'node:fs'
 import { DroverError, type ErrorBody, type Outcome } from '../../domain/errors.ts'
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
-import type { NodeView } from '../../domain/node.ts'
-import { type MigrationId, type PeerIdText, type VmId, vmStateName } from '../../domain/vm.ts'
+import type { MigrationId, PeerIdText, VmId } from '../../domain/vm.ts'
 import { unlessAborted } from '../../domain/wait.ts'
-import type { Mesh } from '../../mesh/index.ts'
-import {
-  type CandidateNode,
-  type LatencySample,
-  NO_COOL_DOWN,
-  rankDestinations,
-  type VmSituation,
-} from '../../placement/index.ts'
-import { CLONE_HEADROOM_BYTES } from '../../vm/index.ts'
+import { meshNowMs } from '../../mesh/index.ts'
+import { rankDestinations } from '../../placement/index.ts'
 import { AgentError } from '../errors.ts'
 import type { Hypervisor } from '../parts.ts'
-import { candidateNode, type Destination, type MachineNeeds, UNFIT_MEANINGS, unfit } from './candidates.ts'
-import { Promises } from './promises.ts'
+import { type Destination, type MachineNeeds, UNFIT_MEANINGS, unfit } from './candidates.ts'
+import type { Surroundings } from './surroundings.ts'
 
 /** Nodes that one VM is offered to. Each refusal costs a round trip; a move that fails costs what it had sent. */
 const MAX_TRIES = 5
 /** Nodes that an error names. */
 const MAX_NAMED = 8
 
-export interface RelocationComponents extends Pick<Hypervisor, 'binary' | 'vms' | 'migrations'> {
-  mesh: Mesh
-  /** Of a VM's clients, oldest first; default: none were measured. */
-  latencySamples?: (vm: VmId) => readonly LatencySample[]
-  /** To a peer; default, and null: it was never measured. */
-  bandwidthBytesPerSecond?: (peer: PeerIdText) => number | null
+export interface RelocationComponents extends Pick<Hypervisor, 'vms' | 'migrations'> {
+  surroundings: Surroundings
 }
 
 /** A VM that was moved. */
@@ -67,7 +54,6 @@ interface UnderWay {
 /** Moves VMs to wherever there is room: for a node that must not, or can not, keep them. */
 export class Relocations {
   readonly #components: RelocationComponents
-  readonly #promises = new Promises()
 
   constructor(components: RelocationComponents) {
     this.#components = components
@@ -95,10 +81,10 @@ export class Relocations {
    * @throws what keeps the VM from being moved at all, such as VmError VM_DISK_NOT_MOVABLE
    */
   destinations(id: VmId): Destination[] {
-    const machine = this.#machine(id)
-    const others = this.#components.mesh.directory().filter(({ self }) => !self)
-    const candidates = others.map((node) => this.#candidate(node, machine))
-    const { ranked, unfit: rest } = rankDestinations(this.#situation(id), candidates)
+    const { vms, surroundings } = this.#components
+    const { record } = vms.movable(id)
+    const candidates = surroundings.candidates([surroundings.machine(record)])
+    const { ranked, unfit: rest } = rankDestinations(surroundings.vm(record), candidates)
     const withRoom = ranked.map(({ peerId, name, cost }) => ({ peerId, name, memoryBytes: cost.memoryBytes }))
     const withoutRoom = rest.flatMap(({ peerId, name, reason }) =>
       reason.code === 'no-room'
@@ -128,30 +114,38 @@ export class Relocations {
       options.signal.throwIfAborted()
       const best = this.destinations(id).find(({ peerId }) => !refusals.has(peerId))
       if (best === undefined) break
-      const report = await this.#move(vm, best, options)
+      const report = await this.move(id, best, options)
       if (report.outcome === 'completed') return this.#moved(report)
       if (report.outcome !== 'refused' && report.outcome !== 'failed') throw reportedError(report)
       refusals.set(best.peerId, { node: best.name, error: report.error! })
     }
-    throw this.#noDestination(vm, this.#machine(id), refusals)
+    const { vms, surroundings } = this.#components
+    throw this.#noDestination(vm, surroundings.machine(vms.movable(id).record), refusals)
   }
 
-  async #move(
-    vm: string,
+  /**
+   * One move, to its end. Resolves with its report, whatever became of it.
+   *
+   * @throws what keeps the VM from being moved at all, or all moves, such as MigrationError TOO_MANY_MOVES
+   */
+  async move(
+    id: VmId,
     { peerId, memoryBytes }: Destination,
-    options: RelocationOptions,
+    { automatic = false, ...options }: RelocationOptions & { automatic?: boolean },
   ): Promise<MigrationReport> {
-    const [start] = this.#components.migrations.migrate({
-      vms: [vm],
+    const { migrations, surroundings } = this.#components
+    const [start] = migrations.migrate({
+      vms: [id],
       to: peerId,
       parallel: 1,
       maxBandwidthBytesPerSecond: null,
       maxBlackoutMs: null,
+      automatic,
     })
     if (start === undefined || 'error' in start) throw start?.error
-    const promised = this.#promises.begin(peerId, memoryBytes)
+    const promised = surroundings.promises.begin(peerId, memoryBytes)
     const report = await this.#follow(start, options)
-    if (report.outcome === 'completed') promised.arrived(nowMs())
+    if (report.outcome === 'completed') promised.arrived(meshNowMs())
     else promised.failed()
     return report
   }
@@ -187,55 +181,14 @@ export class Relocations {
     }
   }
 
-  /** @throws what keeps a VM from being moved at all */
-  #machine(id: VmId): MachineNeeds {
-    const { vms, binary } = this.#components
-    const { record, machine } = vms.movable(id)
-    const { accelerator, machineType } = machine
-    return { templateId: record.spec.templateId, accelerator, machineType, qemuVersion: binary.version }
-  }
-
-  #situation(id: VmId): VmSituation {
-    const { vms, latencySamples = () => [] } = this.#components
-    const { record, ramPath } = vms.movable(id)
-    const { name, templateId } = record.spec
-    return {
-      id,
-      name,
-      templateId,
-      // Sparse: what is allocated counts, in blocks of 512 bytes (stat(2)).
-      templateBytes: statSync(ramPath).blocks * 512,
-      privateBytes: vms.ownMemoryBytes(id),
-      dirtyBytesPerSecond: 0,
-      headroomBytes: CLONE_HEADROOM_BYTES,
-      samples: latencySamples(id),
-      mode: 'auto',
-      state: vmStateName(record.state),
-      ageMs: Date.now() - record.createdAtMs,
-      coolDown: NO_COOL_DOWN,
-    }
-  }
-
-  #candidate(node: NodeView, machine: MachineNeeds): CandidateNode {
-    const { mesh, bandwidthBytesPerSecond = () => null } = this.#components
-    const { peerId, receivedAtMs } = node
-    const { bytes, onTheirWay } = this.#promises.to(peerId, { saidAtMs: receivedAtMs, nowMs: nowMs() })
-    return candidateNode(node, [machine], {
-      holds: (id) => mesh.announcersOf(id).includes(peerId),
-      bandwidthBytesPerSecond: bandwidthBytesPerSecond(peerId),
-      movesIn: onTheirWay,
-      promisedBytes: bytes,
-    })
-  }
-
   #moved(report: MigrationReport): Relocated {
     const { vm, to } = report
-    const node = this.#components.mesh.directory().find(({ peerId }) => peerId === to)?.name ?? to
+    const node = this.#components.surroundings.nodes().find(({ peerId }) => peerId === to)?.name ?? to
     return { kind: 'moved', vm, to, node, report }
   }
 
   #noDestination(vm: string, machine: MachineNeeds, refusals: ReadonlyMap<PeerIdText, Refusal>): AgentError {
-    const nodes = this.#components.mesh.directory().filter(({ self }) => !self)
+    const nodes = this.#components.surroundings.nodes()
     const reasons = [
       ...[...refusals.values()].map(({ node, error: { code, message } }) => ({ node, code, message })),
       ...nodes.flatMap((node) => {
@@ -257,9 +210,4 @@ export class Relocations {
 function reportedError({ outcome, error }: MigrationReport): DroverError {
   const { code, message, details } = error!
   return new DroverError(code, outcome as Outcome, message, { details })
-}
-
-/** Of the directory: see meshNowMs. */
-function nowMs(): number {
-  return performance.timeOrigin + performance.now()
 }

@@ -1,0 +1,161 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { DroverError, errorBody } from '../../domain/errors.ts'
+import type { MigrationReport } from '../../domain/migration.ts'
+import type { PeerIdText, VmRecord } from '../../domain/vm.ts'
+import {
+  afterFailure,
+  afterSuccess,
+  type BackOffs,
+  type ConsideredMove,
+  planRound,
+  type VmSituation,
+} from '../../placement/index.ts'
+import type { Hypervisor } from '../parts.ts'
+import type { MachineNeeds } from '../relocation/candidates.ts'
+import type { Relocations } from '../relocation/relocate.ts'
+import type { Surroundings } from '../relocation/surroundings.ts'
+import type { RebalanceLedger } from './rebalance-ledger.ts'
+
+/** Samples come every three seconds while something changes: a look between two of them costs some 10 µs. */
+const LOOK_INTERVAL_MS = 1_000
+/** Nodes that started together don't look together. */
+const JITTER_SHARE = 0.2
+/** The hour of placement's budget. */
+const HOUR_MS = 3_600_000
+
+export interface RebalanceLoopComponents extends Pick<Hypervisor, 'vms' | 'migrations'> {
+  surroundings: Surroundings
+  relocations: Pick<Relocations, 'move'>
+  ledger: RebalanceLedger
+  isDraining: () => boolean
+}
+
+export interface RebalanceLoopInit {
+  peerId: PeerIdText
+  /** From 0 to below 1. */
+  random?: () => number
+}
+
+/**
+ * Moves VMs of this node to where their clients are nearest: looks each second
+ * at what is known (placement/plan.ts), and makes at most one move at a time.
+ * What it remembers (moves of the last hour, failures) ends with the agent;
+ * cool-downs are in the VMs' records and go where they go.
+ */
+export class RebalanceLoop {
+  readonly #components: RebalanceLoopComponents
+  readonly #peerId: PeerIdText
+  readonly #random: () => number
+  readonly #stopping = new AbortController()
+  #backOffs: BackOffs = new Map()
+  #startedAtMs: number[] = []
+  #moving: Promise<void> | null = null
+  #looking: Promise<void> = Promise.resolve()
+
+  constructor(components: RebalanceLoopComponents, { peerId, random = Math.random }: RebalanceLoopInit) {
+    this.#components = components
+    this.#peerId = peerId
+    this.#random = random
+  }
+
+  start(): void {
+    this.#looking = this.#loop()
+  }
+
+  /** A move under way is cancelled where that is still possible, and waited for. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(new Error('the agent stops'))
+    await this.#looking
+    await this.#moving
+  }
+
+  async #loop(): Promise<void> {
+    const { signal } = this.#stopping
+    for (;;) {
+      const delayMs = LOOK_INTERVAL_MS * (1 + JITTER_SHARE * this.#random())
+      await sleep(delayMs, undefined, { signal, ref: false }).catch(() => {})
+      if (signal.aborted) return
+      this.#look()
+    }
+  }
+
+  #look(): void {
+    const { ledger, migrations, isDraining, vms } = this.#components
+    const { situations, machines } = this.#situations(vms.list())
+    const nowMs = Date.now()
+    this.#startedAtMs = this.#startedAtMs.filter((atMs) => atMs > nowMs - HOUR_MS && atMs <= nowMs)
+    const { leaving, arriving } = migrations.underWay
+    const own = {
+      peerId: this.#peerId,
+      nowMs,
+      movesOut: leaving,
+      movesIn: arriving,
+      startedAtMs: this.#startedAtMs,
+      backOffs: this.#backOffs,
+    }
+    const candidates = new Map(
+      this.#components.surroundings.candidates(machines).map((node) => [node.peerId, node]),
+    )
+    const { considered, chosen } = planRound({ own, vms: situations, candidates }, this.#random)
+    ledger.looked(considered, {
+      vms: situations.filter(({ mode }) => mode === 'auto').length,
+      atMs: nowMs,
+    })
+    if (chosen === null || ledger.isPaused || isDraining() || this.#moving !== null) return
+    this.#startedAtMs.push(nowMs)
+    this.#moving = this.#move(chosen).finally(() => {
+      this.#moving = null
+    })
+  }
+
+  /** A VM whose template is damaged is left out: it couldn't be moved either. */
+  #situations(records: readonly VmRecord[]): { situations: VmSituation[]; machines: MachineNeeds[] } {
+    const { surroundings } = this.#components
+    const seen = records.flatMap((record) => {
+      try {
+        return [{ situation: surroundings.vm(record), machine: surroundings.machine(record) }]
+      } catch (error) {
+        if (error instanceof DroverError) return []
+        throw error
+      }
+    })
+    return {
+      situations: seen.map(({ situation }) => situation),
+      machines: seen.map(({ machine }) => machine),
+    }
+  }
+
+  /** Never rejects. */
+  async #move(chosen: ConsideredMove): Promise<void> {
+    const { ledger, relocations } = this.#components
+    const { vmId, to, sum } = chosen
+    const destination = { ...to!, memoryBytes: sum!.cost.memoryBytes }
+    ledger.decided(chosen)
+    try {
+      const report = await relocations.move(vmId, destination, {
+        automatic: true,
+        onProgress: () => {},
+        signal: this.#stopping.signal,
+      })
+      this.#ended(chosen, report)
+    } catch (error) {
+      // Nothing was begun: its user was quicker, say.
+      this.#backOffs = afterFailure(this.#backOffs, [vmId], Date.now(), this.#random)
+      ledger.ended(chosen, errorBody(error))
+    }
+  }
+
+  #ended(chosen: ConsideredMove, { outcome, error }: MigrationReport): void {
+    const { vmId, to } = chosen
+    const ids = [vmId, to!.peerId]
+    if (outcome === 'completed') {
+      this.#backOffs = afterSuccess(this.#backOffs, ids)
+      this.#components.ledger.ended(chosen, null)
+      return
+    }
+    // Who cancels wants the VM to stay, and has nothing against the node.
+    const whose = outcome === 'cancelled' ? [vmId] : ids
+    this.#backOffs = afterFailure(this.#backOffs, whose, Date.now(), this.#random)
+    this.#components.ledger.ended(chosen, error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` })
+  }
+}
