@@ -3,6 +3,7 @@ import type { DroverError } from '../domain/errors.ts'
 import type { Policy } from '../domain/policy.ts'
 import type { Mesh } from '../mesh/index.ts'
 import type { MigrationService } from '../migration/index.ts'
+import type { LinkRates } from '../placement/index.ts'
 import type { ClientProbes } from '../placement/probing/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
@@ -36,6 +37,8 @@ export interface Hypervisor {
   vms: VmService
   migrations: MigrationService
   clientProbes: ClientProbes
+  /** What links from here carried in moves. */
+  linkRates: LinkRates
 }
 
 /** What commands need: all but themselves. */
