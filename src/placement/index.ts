@@ -26,7 +26,7 @@ export {
   movedCoordinate,
   unknownCoordinate,
 } from './coordinates.ts'
-export { type ClientRoundTripsMs, type LatencySample, latencySample } from './latency.ts'
+export { type ClientRoundTripsMs, type LatencySample, latencySample, latestLatencyMs } from './latency.ts'
 export { LinkRates } from './link-rates.ts'
 export { OwnCoordinate, type PlacedPeer } from './own-coordinate.ts'
 export type { Lead } from './pattern.ts'
