@@ -3,9 +3,10 @@ import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { DroverError, errorBody } from '../domain/errors.ts'
 import { Policy } from '../domain/policy.ts'
+import type { MigrationId } from '../domain/vm.ts'
 import { Mesh, PeerLines } from '../mesh/index.ts'
 import { MigrationService } from '../migration/index.ts'
-import { coolDownAfterMove, OwnCoordinate, receivedCoolDown } from '../placement/index.ts'
+import { coolDownAfterMove, LinkRates, OwnCoordinate, receivedCoolDown } from '../placement/index.ts'
 import { openQemuUser, probeQemu, type QemuBinary, type QemuUser } from '../qemu/index.ts'
 import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
 import { VmService } from '../vm/index.ts'
@@ -42,6 +43,7 @@ export class Agent implements AsyncDisposable {
   readonly #events = new EventHub()
   /** Events that peers cause: no one of them fills the log. */
   readonly #lines = new PeerLines()
+  readonly #linkRates = new LinkRates()
   /** Null until it runs: what happens before is in its first announcement. */
   #mesh: Mesh | null = null
   #running = new AsyncDisposableStack()
@@ -125,7 +127,7 @@ export class Agent implements AsyncDisposable {
         mesh,
         templates,
         latencySamples: (id) => clientProbes.samples(id),
-        bandwidthBytesPerSecond: () => null,
+        bandwidthBytesPerSecond: (peer) => this.#linkRates.bytesPerSecond(peer),
       })
       const relocations = new Relocations({ ...parts, surroundings })
       const drains = this.#drains(mesh, { switches, vms: parts.vms, relocations })
@@ -137,7 +139,7 @@ export class Agent implements AsyncDisposable {
       )
       loop.start()
       starting.defer(() => loop.stop())
-      hypervisor = { ...parts, clientProbes, drains, rebalancer }
+      hypervisor = { ...parts, clientProbes, linkRates: this.#linkRates, drains, rebalancer }
       const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
       destinations.start()
       starting.defer(() => destinations.stop())
@@ -250,7 +252,7 @@ export class Agent implements AsyncDisposable {
     },
   ): Promise<MigrationService> {
     const { mesh, ...others } = parts
-    const migrations = new MigrationService(
+    const migrations: MigrationService = new MigrationService(
       {
         db,
         ...others,
@@ -259,7 +261,10 @@ export class Agent implements AsyncDisposable {
         signatures: mesh.signatures,
         providersOf: (id) => mesh.announcersOf(id),
         coolDownRule: (claimed, source) => coolDownAfterMove(receivedCoolDown(claimed), source, mesh.peerId),
-        onEvent: (event) => this.#publish(event),
+        onEvent: (event) => {
+          this.#publish(event)
+          if (event.kind === 'migration-ended') void this.#learnRate(migrations, event.migrationId)
+        },
       },
       this.#config,
     )
@@ -270,6 +275,12 @@ export class Agent implements AsyncDisposable {
   #drains(mesh: Mesh, parts: { switches: NodeSwitches; vms: VmService; relocations: Relocations }): Drains {
     const announce = () => mesh.announce()
     return new Drains({ ...parts, events: this.#events, announce }, { node: mesh.name })
+  }
+
+  async #learnRate(migrations: MigrationService, migrationId: MigrationId): Promise<void> {
+    // A report that the disk had no room for teaches nothing.
+    const ended = await migrations.get(migrationId).catch(() => null)
+    if (ended !== null) this.#linkRates.moved(ended.report)
   }
 
   /** What happens to a VM, others choose by. */

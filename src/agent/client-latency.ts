@@ -1,11 +1,12 @@
 import type { Policy } from '../domain/policy.ts'
-import type { VmId } from '../domain/vm.ts'
+import type { NicSpec, VmId } from '../domain/vm.ts'
 import type { Mesh } from '../mesh/index.ts'
 import type { OwnCoordinate, PlacedPeer } from '../placement/index.ts'
 import {
   askProbes,
   ClientProbes,
   HostNames,
+  LearnedClients,
   PROBE_CHANNELS,
   PROBE_PROTOCOL,
   type ProbedVm,
@@ -42,10 +43,11 @@ export async function startClientProbes(
     probesLoopback: () => mesh.addresses().every((address) => LOOPBACK_ADDRESS.test(address)),
   })
   await mesh.handle(PROBE_PROTOCOL, server.handler, PROBE_CHANNELS)
+  const learned = new LearnedClients()
   const probes = new ClientProbes({
     prober,
     names: new HostNames(),
-    vms: () => probedVms(vms),
+    vms: () => probedVms(vms, learned),
     nodes: () => probingNodes(mesh),
     self: () => ({ peerId: mesh.peerId, coordinate: coordinate.now }),
     ask: (peer, targets, signal) =>
@@ -75,10 +77,19 @@ export function clientLatency(probes: ClientProbes, mesh: Mesh, id: VmId): Clien
   return { atMs: sample.atMs, nodes: nodes.toSorted((a, b) => a.latencyMs - b.latencyMs) }
 }
 
-function probedVms(vms: Pick<VmService, 'list'>): ProbedVm[] {
-  return vms.list().flatMap(({ spec: { id, templateId, clients, auto }, state }) => {
-    return auto && state.kind === 'running' && !state.paused ? [{ id, templateId, clients }] : []
+async function probedVms(vms: Pick<VmService, 'list'>, learned: LearnedClients): Promise<ProbedVm[]> {
+  const specs = vms
+    .list()
+    .flatMap(({ spec, state }) => (spec.auto && state.kind === 'running' && !state.paused ? [spec] : []))
+  const unnamed = specs.filter(({ clients }) => clients.length === 0)
+  await learned.look(unnamed.map(({ id, nics }) => ({ id, hostPorts: nics.flatMap(tcpPorts) })))
+  return specs.map(({ id, templateId, clients }) => {
+    return { id, templateId, clients: clients.length === 0 ? learned.of(id) : clients }
   })
+}
+
+function tcpPorts({ forwards }: NicSpec): number[] {
+  return forwards.flatMap(({ protocol, hostPort }) => (protocol === 'tcp' ? [hostPort] : []))
 }
 
 function probingNodes(mesh: Mesh): ProbingNode[] {

@@ -27,6 +27,7 @@ export {
   unknownCoordinate,
 } from './coordinates.ts'
 export { type ClientRoundTripsMs, type LatencySample, latencySample, latestLatencyMs } from './latency.ts'
+export { LinkRates } from './link-rates.ts'
 export { OwnCoordinate, type PlacedPeer } from './own-coordinate.ts'
 export type { Lead } from './pattern.ts'
 export { type ConsideredMove, type MoveSum, type Plan, planRound, type RoundInput } from './plan.ts'

@@ -34,7 +34,7 @@ export interface ClientProbesComponents {
   prober: Pick<Prober, 'measure'>
   names: Pick<HostNames, 'addressOf'>
   /** VMs now; those that may not be moved are left out. */
-  vms: () => readonly ProbedVm[]
+  vms: () => Promise<readonly ProbedVm[]>
   /** Nodes that could take VMs now, this one not among them. */
   nodes: () => readonly ProbingNode[]
   /** This node, with its coordinate, if it has one. */
@@ -126,7 +126,7 @@ export class ClientProbes {
 
   /** Those that waited longest first. */
   async #waiting(signal: AbortSignal): Promise<VmToProbe<VmLatency>[]> {
-    const vms = this.#components.vms().filter(({ clients }) => clients.length > 0)
+    const vms = (await this.#components.vms()).filter(({ clients }) => clients.length > 0)
     this.#keep(vms)
     const nowMs = this.#now()
     const nodes = this.#components.nodes()

@@ -12,6 +12,7 @@ export {
   type ProbingNode,
 } from './client-probes.ts'
 export { HostNames } from './host-names.ts'
+export { LearnedClients } from './learned-clients.ts'
 export { Prober } from './prober.ts'
 export { PROBE_CHANNELS, PROBE_PROTOCOL } from './protocol.ts'
 export { ProbeServer } from './serve.ts'

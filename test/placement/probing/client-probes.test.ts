@@ -26,7 +26,7 @@ class Lab {
     const components: ClientProbesComponents = {
       prober: { measure: async ({ address }) => this.rttsMs.here?.[address] ?? null },
       names: { addressOf: async (host) => (host === 'gone.example' ? null : host) },
-      vms: () => this.vms,
+      vms: async () => this.vms,
       nodes: () => peers.map((peerId) => ({ peerId, coordinate: null, holds: () => false })),
       self: () => ({ peerId: 'here', coordinate: null }),
       ask: async (peer, targets) => this.#answer(peer, targets),
