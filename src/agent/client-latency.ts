@@ -1,12 +1,13 @@
 import type { Policy } from '../domain/policy.ts'
 import type { NicSpec, VmId } from '../domain/vm.ts'
 import type { Mesh } from '../mesh/index.ts'
-import type { OwnCoordinate, PlacedPeer } from '../placement/index.ts'
 import {
   askProbes,
   ClientProbes,
   HostNames,
   LearnedClients,
+  type OwnCoordinate,
+  type PlacedPeer,
   PROBE_CHANNELS,
   PROBE_PROTOCOL,
   type ProbedVm,

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
-import type { NodeCoordinate } from '../../src/domain/coordinate.ts'
-import { distanceMs, OwnCoordinate } from '../../src/placement/index.ts'
+import type { NodeCoordinate } from '../../../src/domain/coordinate.ts'
+import { distanceMs } from '../../../src/placement/index.ts'
+import { OwnCoordinate } from '../../../src/placement/probing/index.ts'
 
 const never = new AbortController().signal
 
