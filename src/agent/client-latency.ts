@@ -1,12 +1,13 @@
 import type { Policy } from '../domain/policy.ts'
 import type { NicSpec, VmId } from '../domain/vm.ts'
 import type { Mesh } from '../mesh/index.ts'
-import type { OwnCoordinate, PlacedPeer } from '../placement/index.ts'
 import {
   askProbes,
   ClientProbes,
   HostNames,
   LearnedClients,
+  type OwnCoordinate,
+  type PlacedPeer,
   PROBE_CHANNELS,
   PROBE_PROTOCOL,
   type ProbedVm,
@@ -36,7 +37,7 @@ export async function startClientProbes(
   { mesh, policy, vms, coordinate }: ProbingParts,
   running: AsyncDisposableStack,
 ): Promise<ClientProbes> {
-  const prober = running.adopt(new Prober(), (used) => used.stop())
+  const prober = new Prober()
   const server = new ProbeServer({
     prober,
     policy,
@@ -54,7 +55,11 @@ export async function startClientProbes(
       askProbes((to, protocol, bounded) => mesh.open(to, protocol, bounded), peer, targets, signal),
   })
   probes.start()
-  running.defer(() => probes.stop())
+  running.defer(() => {
+    // What is being probed isn't waited for.
+    prober.stop()
+    return probes.stop()
+  })
   return probes
 }
 

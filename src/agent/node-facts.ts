@@ -1,7 +1,7 @@
 import { availableParallelism, loadavg } from 'node:os'
 import type { NodeFacts, NodeInventory, NodeQemu, NodeVm } from '../domain/node.ts'
 import { type VmRecord, vmStateName } from '../domain/vm.ts'
-import type { OwnCoordinate } from '../placement/index.ts'
+import type { OwnCoordinate } from '../placement/probing/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'

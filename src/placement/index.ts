@@ -1,7 +1,7 @@
 /**
  * Where VMs belong: what a move costs and gains, whether it is made now, and
  * whom to ask about a VM's clients. Values in, values out: time and chance are
- * given, nothing here reaches the network.
+ * given, and the network is reached in probing/ alone.
  *
  *     probes of clients, by nodes of the shortlist → latencySample
  *     samples + announcements                      → planRound → at most one move, and why each other isn't made
@@ -28,7 +28,6 @@ export {
 } from './coordinates.ts'
 export { type ClientRoundTripsMs, type LatencySample, latencySample, latestLatencyMs } from './latency.ts'
 export { LinkRates } from './link-rates.ts'
-export { OwnCoordinate, type PlacedPeer } from './own-coordinate.ts'
 export type { Lead } from './pattern.ts'
 export { type ConsideredMove, type MoveSum, type Plan, planRound, type RoundInput } from './plan.ts'
 export { type RankedDestination, type Ranking, rankDestinations, type UnfitDestination } from './rank.ts'

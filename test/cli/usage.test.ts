@@ -15,6 +15,9 @@ test.each([
   ['too many arguments', ['vm', 'ls', 'x'], 'too many arguments'],
   ['nobody to remove', ['mesh', 'remove'], 'peer'],
   ['a missing option', ['migrate', 'web'], '--to'],
+  ['a client without a port', ['vm', 'run', 'x', '--template', 'web', '--client', '192.0.2.7'], 'HOST:PORT'],
+  ['a VM to be set to nothing', ['vm', 'set', 'web'], '--client'],
+  ['clients and none', ['vm', 'set', 'web', '--client', '192.0.2.7:443', '--no-clients'], 'not both'],
   ['a bad size', ['template', 'create', 'x', '--kernel', 'k', '--ready', 'r', '--memory', '3x'], '512M'],
   [
     'a bad pattern',

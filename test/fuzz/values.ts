@@ -51,6 +51,7 @@ const PLAUSIBLE: Hints = {
   sinceMoveMs: [0, 1e6],
   previousNode: [PEER, ''],
   rttUs: [1, 20_000],
+  axesUs: [0, 20_000],
   heightUs: [100, 5_000],
   errorPermille: [0, 1000],
   code: ['VM_BUSY', 'NOT_ENOUGH_MEMORY'],

@@ -9,7 +9,7 @@ import { type AskableNode, shortlist } from '../shortlist.ts'
 import type { ProbeAnswer } from './ask.ts'
 import { AskedPeers } from './asked-peers.ts'
 import type { HostNames } from './host-names.ts'
-import { isSteady, roundDelayMs } from './pace.ts'
+import { isSteady, roundDelayMs, STEADY_ROUNDS } from './pace.ts'
 import type { Prober } from './prober.ts'
 import { planProbes, type Round, type VmToProbe } from './round.ts'
 import { VmLatency } from './vm-latency.ts'
@@ -120,7 +120,7 @@ export class ClientProbes {
     if (targets === 0) return IDLE_MS
     const { peerId } = this.#components.self()
     const all = [...this.#latencies.values()]
-    const settled = all.every(({ samples }) => isSteady(samples, peerId))
+    const settled = all.every((vm) => vm.silentRounds >= STEADY_ROUNDS || isSteady(vm.samples, peerId))
     return roundDelayMs({ isSteady: settled, targets, random: this.#random })
   }
 

@@ -1,6 +1,6 @@
 /**
- * What a VM's clients have from nodes: measured here, and by nodes that are
- * asked. The one part of the room that reaches the network.
+ * What a VM's clients have from nodes, measured here and by nodes that are asked,
+ * and where this node is. The part of the room that reaches the network and has clocks.
  *
  *     names → targets → prober here, ask → ProbeServer there → VmLatency → samples for the planner
  */
@@ -13,6 +13,7 @@ export {
 } from './client-probes.ts'
 export { HostNames } from './host-names.ts'
 export { LearnedClients } from './learned-clients.ts'
+export { OwnCoordinate, type PlacedPeer } from './own-coordinate.ts'
 export { Prober } from './prober.ts'
 export { PROBE_CHANNELS, PROBE_PROTOCOL } from './protocol.ts'
 export { ProbeServer } from './serve.ts'

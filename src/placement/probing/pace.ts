@@ -6,8 +6,8 @@ import type { LatencySample } from '../latency.ts'
 const FAST_MS = 3_000
 /** Where nothing does, a change is seen within this. */
 const SLOW_MS = 8_000
-/** Samples of a VM that agree where it belongs: what they are to decide was decided then. */
-const STEADY_SAMPLES = 8
+/** Rounds that agree where a VM belongs, or that nobody answers: what they are to decide was decided then. */
+export const STEADY_ROUNDS = 8
 /** Peers probe two targets a second for one node: see serve.ts. */
 const PER_TARGET_MS = 500
 /** Nodes that start together drift apart. */
@@ -35,9 +35,9 @@ export function roundDelayMs({
 
 /** Whether a VM's last samples agree which node is the best for its clients. */
 export function isSteady(samples: readonly LatencySample[], here: PeerIdText): boolean {
-  const last = samples.slice(-STEADY_SAMPLES)
+  const last = samples.slice(-STEADY_ROUNDS)
   const best = last.map((sample) => bestNode(sample, here))
-  return last.length === STEADY_SAMPLES && best.every((node) => node === best[0])
+  return last.length === STEADY_ROUNDS && best.every((node) => node === best[0])
 }
 
 /** The nearest node, if it is so much nearer than `here` that it isn't noise. */

@@ -2,7 +2,7 @@ import type { VmClient } from '../../domain/client.ts'
 import type { NodeCoordinate } from '../../domain/coordinate.ts'
 import type { PeerIdText } from '../../domain/vm.ts'
 import { locate } from '../coordinates.ts'
-import { type ClientRoundTripsMs, type LatencySample, latencySample } from '../latency.ts'
+import { type ClientRoundTripsMs, type LatencySample, latencySample, latestLatencyMs } from '../latency.ts'
 import type { PlacedClient } from '../shortlist.ts'
 
 /** As far back as anything is decided by, and beyond: maxStableMs of calm.ts. */
@@ -26,6 +26,8 @@ export class VmLatency {
   #clients: readonly VmClient[]
   readonly #measured = new Map<PeerIdText, Measured>()
   #samples: LatencySample[] = []
+  /** Rounds in a row in which this node reached none of the clients. */
+  silentRounds = 0
   /** Of its last round; those that waited longest come first. */
   roundAtMs = Number.NEGATIVE_INFINITY
 
@@ -67,7 +69,8 @@ export class VmLatency {
     }
     const weights = this.#clients.map(({ weight }) => weight)
     const sample = latencySample(atMs, here, weights, roundTripsMs)
-    if (sample.latencyMs.size === 0) return
+    this.silentRounds = sample.latencyMs.size === 0 ? this.silentRounds + 1 : 0
+    if (this.silentRounds > 0) return
     this.#samples = [...this.#samples, sample]
       .filter((kept) => kept.atMs + KEPT_MS >= atMs)
       .slice(-MAX_SAMPLES)
@@ -75,12 +78,7 @@ export class VmLatency {
 
   /** Weighted latency of each node that was measured lately, in ms. */
   measuredMs(): ReadonlyMap<PeerIdText, number> {
-    const latest = new Map<PeerIdText, number>()
-    for (const { atMs, latencyMs } of this.#samples) {
-      if (atMs + LATELY_MS < this.roundAtMs) continue
-      for (const [node, ms] of latencyMs) latest.set(node, ms)
-    }
-    return latest
+    return latestLatencyMs(this.#samples.filter(({ atMs }) => atMs + LATELY_MS >= this.roundAtMs))
   }
 
   /** Where the clients are, as far as nodes with coordinates measured them lately. */

@@ -1,22 +1,13 @@
 import { expect, test } from 'vitest'
-import type { NodeCoordinate } from '../../src/domain/coordinate.ts'
-import { distanceMs, OwnCoordinate } from '../../src/placement/index.ts'
+import type { NodeCoordinate } from '../../../src/domain/coordinate.ts'
+import { distanceMs } from '../../../src/placement/index.ts'
+import { OwnCoordinate } from '../../../src/placement/probing/index.ts'
+import { seededRandom } from '../../bench/random.ts'
 
 const never = new AbortController().signal
 
-/** The same numbers on each run: mulberry32. */
-function dice(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
 test('nodes that ping each other, and announce where they are every few rounds, find their places', async () => {
-  const random = dice(1)
+  const random = seededRandom(1)
   const places = Array.from({ length: 20 }, () => [random() * 100, random() * 100] as const)
   const rttMs = (a: number, b: number) =>
     4 + Math.hypot(places[a]![0] - places[b]![0], places[a]![1] - places[b]![1])

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { NodeCoordinate } from '../domain/coordinate.ts'
-import type { PeerIdText } from '../domain/vm.ts'
-import { isCoordinate, movedCoordinate, unknownCoordinate } from './coordinates.ts'
+import type { NodeCoordinate } from '../../domain/coordinate.ts'
+import type { PeerIdText } from '../../domain/vm.ts'
+import { isCoordinate, movedCoordinate, unknownCoordinate } from '../coordinates.ts'
 
 /** A node that has just started finds its place in a minute. */
 const FIRST_ROUNDS = 20
