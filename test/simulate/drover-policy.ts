@@ -73,7 +73,7 @@ export class DroverPolicy implements Policy {
       }
     }
     const startedAtMs = (this.#startedAtMs.get(node) ?? []).filter((atMs) => atMs > nowMs - 3_600_000)
-    const startMs = performance.now()
+    const startMs = cpuMs()
     const { chosen } = planRound(
       {
         own: {
@@ -96,7 +96,7 @@ export class DroverPolicy implements Policy {
       this.#random,
       this.#calm,
     )
-    this.roundCpuMs.push(performance.now() - startMs + this.#shortlistMs)
+    this.roundCpuMs.push(cpuMs() - startMs + this.#shortlistMs)
     this.#shortlistMs = 0
     if (chosen?.to == null) return
     this.#startedAtMs.set(node, [...startedAtMs, nowMs])
@@ -135,10 +135,10 @@ export class DroverPolicy implements Policy {
         holdsTemplate: !this.#templateTerm || world.held[node]!.has(String(template)),
       }))
       nodes.splice(vm.node, 1)
-      const startMs = performance.now()
+      const startMs = cpuMs()
       const measuredMs = latestLatencyMs(memory.samples)
       memory.asked = shortlist(nodes, memory.clients, measuredMs, this.#random)
-      this.#shortlistMs += performance.now() - startMs
+      this.#shortlistMs += cpuMs() - startMs
     }
     const tripsMs = new Map<string, readonly (number | null)[]>()
     for (const peerId of [String(vm.node), ...memory.asked]) {
@@ -179,6 +179,11 @@ export class DroverPolicy implements Policy {
       }
     }
   }
+}
+
+function cpuMs(): number {
+  const { user, system } = process.threadCpuUsage()
+  return (user + system) / 1000
 }
 
 function weightsOf({ spec }: PlacedVm): readonly number[] {

@@ -43,6 +43,34 @@ export interface Policy {
   decide(world: World): Iterable<Wish>
 }
 
+/** What doesn't change of a VM. */
+export function describedVm(spec: SceneVm): Omit<VmSituation, 'samples' | 'coolDown' | 'state' | 'ageMs'> {
+  return {
+    id: String(spec.index),
+    name: `vm-${spec.index}`,
+    templateId: String(spec.template),
+    templateBytes: TEMPLATE_BYTES,
+    mode: 'auto',
+    privateBytes: spec.privateBytes,
+    dirtyBytesPerSecond: spec.dirtyBytesPerSecond,
+    headroomBytes: HEADROOM_BYTES,
+  }
+}
+
+export function emptyNode(peerId: string): CandidateNode {
+  return {
+    peerId,
+    name: `node-${peerId}`,
+    takesVms: true,
+    templates: new Set(),
+    unrunnable: new Set(),
+    availableBytes: NODE_BYTES,
+    load: 0,
+    bandwidthBytesPerSecond: UPLINK_BYTES_PER_SECOND,
+    movesIn: 0,
+  }
+}
+
 /**
  * What no policy gets round: a transfer takes its time on the source's uplink,
  * which carries one move at a time, as does the way into a node; a VM stays
@@ -134,30 +162,15 @@ export class World {
 
   /** A VM as its node would describe it; samples and cool-down are the policy's to add. */
   situation({ spec, sinceMs, moving }: PlacedVm): Omit<VmSituation, 'samples' | 'coolDown'> {
-    return {
-      id: String(spec.index),
-      name: `vm-${spec.index}`,
-      templateId: String(spec.template),
-      templateBytes: TEMPLATE_BYTES,
-      mode: 'auto',
-      state: moving === null ? 'running' : 'departing',
-      ageMs: this.nowMs - sinceMs,
-      privateBytes: spec.privateBytes,
-      dirtyBytesPerSecond: spec.dirtyBytesPerSecond,
-      headroomBytes: HEADROOM_BYTES,
-    }
+    const state = moving === null ? 'running' : 'departing'
+    return { ...describedVm(spec), state, ageMs: this.nowMs - sinceMs }
   }
 
   candidate(node: number): CandidateNode {
     return {
-      peerId: String(node),
-      name: `node-${node}`,
-      takesVms: true,
+      ...emptyNode(String(node)),
       templates: this.held[node]!,
-      unrunnable: new Set(),
       availableBytes: this.#freeBytes[node]!,
-      load: 0,
-      bandwidthBytesPerSecond: UPLINK_BYTES_PER_SECOND,
       movesIn: this.movesIn[node]!,
     }
   }
