@@ -32,6 +32,7 @@ export interface RebalanceLoopComponents extends Pick<Hypervisor, 'vms' | 'migra
 
 export interface RebalanceLoopInit {
   peerId: PeerIdText
+  lookIntervalMs?: number
   /** From 0 to below 1. */
   random?: () => number
 }
@@ -45,6 +46,7 @@ export interface RebalanceLoopInit {
 export class RebalanceLoop {
   readonly #components: RebalanceLoopComponents
   readonly #peerId: PeerIdText
+  readonly #lookIntervalMs: number
   readonly #random: () => number
   readonly #stopping = new AbortController()
   #backOffs: BackOffs = new Map()
@@ -52,9 +54,13 @@ export class RebalanceLoop {
   #moving: Promise<void> | null = null
   #looking: Promise<void> = Promise.resolve()
 
-  constructor(components: RebalanceLoopComponents, { peerId, random = Math.random }: RebalanceLoopInit) {
+  constructor(
+    components: RebalanceLoopComponents,
+    { peerId, lookIntervalMs = LOOK_INTERVAL_MS, random = Math.random }: RebalanceLoopInit,
+  ) {
     this.#components = components
     this.#peerId = peerId
+    this.#lookIntervalMs = lookIntervalMs
     this.#random = random
   }
 
@@ -72,7 +78,7 @@ export class RebalanceLoop {
   async #loop(): Promise<void> {
     const { signal } = this.#stopping
     for (;;) {
-      const delayMs = LOOK_INTERVAL_MS * (1 + JITTER_SHARE * this.#random())
+      const delayMs = this.#lookIntervalMs * (1 + JITTER_SHARE * this.#random())
       await sleep(delayMs, undefined, { signal, ref: false }).catch(() => {})
       if (signal.aborted) return
       this.#look()

@@ -1,0 +1,136 @@
+/** The rebalancer's loop, over nodes and moves that a test makes up: what it starts, and what it leaves. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Level } from 'level'
+import { expect, onTestFinished, test } from 'vitest'
+import { EventHub } from '../../src/agent/event-hub.ts'
+import { NodeSwitches } from '../../src/agent/node-switches.ts'
+import { RebalanceLedger } from '../../src/agent/rebalance/rebalance-ledger.ts'
+import { RebalanceLoop, type RebalanceLoopComponents } from '../../src/agent/rebalance/rebalance-loop.ts'
+import type { MigrationReport } from '../../src/domain/migration.ts'
+import { candidateNode, HERE, NOW_MS, steadySamples, vmSituation } from '../placement/situations.ts'
+
+const THERE = 'there'
+/** Long enough for a slow machine's timers. */
+const LOOK_TIMEOUT_MS = 10_000
+
+interface Move {
+  vm: string
+  to: string
+  automatic: boolean | undefined
+  signal: AbortSignal
+  end: (outcome: MigrationReport['outcome']) => void
+}
+
+/** A node with one VM whose clients are nearer to another node. */
+async function setUp({ auto = true } = {}) {
+  const dir = await mkdtemp(join(tmpdir(), 'drover-rebalance-'))
+  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
+  const switches = await NodeSwitches.load(db)
+  const ledger = new RebalanceLedger({ switches, events: new EventHub() })
+  const moves: Move[] = []
+  const node = { isDraining: false, leaving: 0 }
+  const sinceMs = Date.now() - NOW_MS
+  const samples = steadySamples({ [HERE]: 120, [THERE]: 10 }).map((sample) => {
+    return { ...sample, atMs: sample.atMs + sinceMs }
+  })
+  const situation = vmSituation({ mode: auto ? 'auto' : 'pinned', samples })
+  const components: unknown = {
+    vms: { list: () => [{ spec: { id: situation.id } }] },
+    migrations: {
+      get underWay() {
+        return { leaving: node.leaving, arriving: 0 }
+      },
+    },
+    surroundings: {
+      vm: () => situation,
+      machine: () => ({ templateId: situation.templateId }),
+      candidates: () => [candidateNode(THERE)],
+    },
+    relocations: {
+      move: (
+        id: string,
+        { peerId }: { peerId: string },
+        { automatic, signal }: { automatic?: boolean; signal: AbortSignal },
+      ) => {
+        const { promise, resolve } = Promise.withResolvers<Partial<MigrationReport>>()
+        const end: Move['end'] = (outcome) =>
+          resolve({ outcome, error: outcome === 'completed' ? null : ERROR })
+        moves.push({ vm: id, to: peerId, automatic, signal, end })
+        signal.addEventListener('abort', () => end('cancelled'))
+        return promise
+      },
+    },
+    ledger,
+    isDraining: () => node.isDraining,
+  }
+  const loop = new RebalanceLoop(components as RebalanceLoopComponents, {
+    peerId: HERE,
+    lookIntervalMs: 20,
+    random: () => 0,
+  })
+  onTestFinished(async () => {
+    await loop.stop()
+    await db.close()
+    await rm(dir, { recursive: true })
+  })
+  loop.start()
+  const looks = async (count: number) => {
+    for (let i = 0; i < count; i++) {
+      const before = ledger.status().lookedAtMs
+      await expect.poll(() => ledger.status().lookedAtMs, { timeout: LOOK_TIMEOUT_MS }).not.toBe(before)
+    }
+  }
+  return { ledger, moves, node, loop, looks }
+}
+
+const ERROR = { code: 'NOT_ENOUGH_MEMORY', message: 'no', details: {} }
+
+test("a VM whose clients are nearer elsewhere is moved there, once, as nobody's wish", async () => {
+  const { moves, ledger, looks } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  expect(moves[0]).toMatchObject({ to: THERE, automatic: true })
+  await looks(1)
+  expect(moves).toHaveLength(1)
+  expect(ledger.status().moves).toEqual({ decided: 1, made: 0, failed: 0 })
+  moves[0]!.end('completed')
+  await expect.poll(() => ledger.status().moves.made).toBe(1)
+})
+
+test('a move that fails is not tried again at once', async () => {
+  const { moves, ledger, looks } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  moves[0]!.end('refused')
+  await expect.poll(() => ledger.status().moves.failed).toBe(1)
+  await looks(2)
+  expect(moves).toHaveLength(1)
+  expect(ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'vm-backs-off' } })
+})
+
+test.each<[string, (lab: Awaited<ReturnType<typeof setUp>>) => unknown]>([
+  ['paused', ({ ledger }) => ledger.pause()],
+  ['drained', ({ node }) => Object.assign(node, { isDraining: true })],
+  ['busy with a move that a person began', ({ node }) => Object.assign(node, { leaving: 1 })],
+])('a node that is %s looks, and moves nothing', async (_, prepare) => {
+  const lab = await setUp()
+  await prepare(lab)
+  await lab.looks(2)
+  expect(lab.moves).toHaveLength(0)
+  expect(lab.ledger.plan()).toHaveLength(1)
+})
+
+test('a VM without --auto stays, and the plan says so', async () => {
+  const { moves, ledger, looks } = await setUp({ auto: false })
+  await looks(1)
+  expect(moves).toHaveLength(0)
+  expect(ledger.plan()[0]!.verdict).toEqual({ kind: 'stay', reason: { code: 'pinned' } })
+})
+
+test('an agent that stops cancels the move and waits for its end', async () => {
+  const { moves, loop, ledger } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  await loop.stop()
+  expect(moves[0]!.signal.aborted).toBe(true)
+  expect(ledger.status().moves.failed).toBe(1)
+})
