@@ -10,21 +10,18 @@ import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/ind
 import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
 import type { StatusReply } from './api-schema.ts'
+import { startCaretakers } from './caretakers.ts'
 import { COMMAND_PROTOCOL } from './commands/ask.ts'
 import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
 import { Commands } from './commands/dispatch.ts'
 import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import { type AgentConfig, passagesOf } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
-import { Drains } from './drain/drains.ts'
 import { EventHub } from './event-hub.ts'
-import { LikelyDestinations } from './likely-destinations.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import { NodeSwitches } from './node-switches.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
-import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
-import { Relocations } from './relocation/relocate.ts'
 import { TemplateSpace } from './template-space.ts'
 
 /**
@@ -108,15 +105,8 @@ export class Agent implements AsyncDisposable {
       })
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
-      const parts = { binary, vms: vms.service!, migrations }
-      const relocations = new Relocations({ mesh, ...parts })
-      const drains = this.#drains(mesh, { switches, vms: parts.vms, relocations })
-      starting.defer(() => drains.stop())
-      const rebalancer = new RebalanceLedger({ switches, events: this.#events })
-      hypervisor = { ...parts, drains, rebalancer }
-      const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
-      destinations.start()
-      starting.defer(() => destinations.stop())
+      const caretakerParts = { config, mesh, templates, switches, events: this.#events }
+      hypervisor = startCaretakers({ ...caretakerParts, binary, vms: vms.service!, migrations }, starting)
     } else {
       await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates, { policy }))
     }
@@ -240,11 +230,6 @@ export class Agent implements AsyncDisposable {
     )
     await migrations.start()
     return migrations
-  }
-
-  #drains(mesh: Mesh, parts: { switches: NodeSwitches; vms: VmService; relocations: Relocations }): Drains {
-    const announce = () => mesh.announce()
-    return new Drains({ ...parts, events: this.#events, announce }, { node: mesh.name })
   }
 
   /** What happens to a VM, others choose by. */

@@ -159,6 +159,8 @@ export interface StatusReply {
   draining: boolean
   /** Null on a node without VMs. */
   rebalancer: RebalancerStatus | null
+  /** What has come of templates before they were needed, in the last hour; null on a node without VMs. */
+  prefetch: { limitBytesPerHour: number; spentBytes: number } | null
   /** Pages of departed VMs on disk, for their return; null on a node without VMs. */
   keptPages: { keptBytes: number; limitBytes: number } | null
   /** QEMUs that are ready for VMs that arrive. */

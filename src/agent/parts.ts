@@ -11,6 +11,7 @@ import type { Commands } from './commands/dispatch.ts'
 import type { AgentConfig } from './config.ts'
 import type { Drains } from './drain/drains.ts'
 import type { EventHub } from './event-hub.ts'
+import type { TemplatePrefetch } from './prefetch/prefetch.ts'
 import type { Rebalancer } from './rebalance/rebalancer.ts'
 import type { TemplateSpace } from './template-space.ts'
 
@@ -38,6 +39,7 @@ export interface Hypervisor {
   migrations: MigrationService
   drains: Drains
   rebalancer: Rebalancer
+  prefetch: TemplatePrefetch
 }
 
 /** What commands need: all but themselves. */
