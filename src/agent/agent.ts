@@ -3,14 +3,18 @@ import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { DroverError, errorBody } from '../domain/errors.ts'
 import { Policy } from '../domain/policy.ts'
+import type { MigrationId } from '../domain/vm.ts'
 import { Mesh, PeerLines } from '../mesh/index.ts'
 import { MigrationService } from '../migration/index.ts'
+import { coolDownAfterMove, LinkRates, receivedCoolDown } from '../placement/index.ts'
+import { OwnCoordinate } from '../placement/probing/index.ts'
 import { openQemuUser, probeQemu, type QemuBinary, type QemuUser } from '../qemu/index.ts'
 import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/index.ts'
 import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
 import type { StatusReply } from './api-schema.ts'
 import { startCaretakers } from './caretakers.ts'
+import { placedPeers, startClientProbes } from './client-latency.ts'
 import { COMMAND_PROTOCOL } from './commands/ask.ts'
 import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
 import { Commands } from './commands/dispatch.ts'
@@ -35,6 +39,7 @@ export class Agent implements AsyncDisposable {
   readonly #events = new EventHub()
   /** Events that peers cause: no one of them fills the log. */
   readonly #lines = new PeerLines()
+  readonly #linkRates = new LinkRates()
   /** Null until it runs: what happens before is in its first announcement. */
   #mesh: Mesh | null = null
   #running = new AsyncDisposableStack()
@@ -82,10 +87,16 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => vms.service!.stop())
     }
     const policy = new Policy(config.allow, { node: config.name })
-    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, switches })
+    const coordinate = new OwnCoordinate()
+    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, switches, coordinate })
     const mesh = await this.#startMesh(db, facts, policy)
     this.#mesh = mesh
     starting.defer(() => mesh.stop())
+    coordinate.start({
+      peers: () => placedPeers(mesh),
+      ping: (peer, bounded) => mesh.ping(peer, { signal: bounded }),
+    })
+    starting.defer(() => coordinate.stop())
 
     const limitBytes = vms.service === null ? null : config.templateLimitBytes
     const templateSpace = new TemplateSpace(
@@ -105,8 +116,10 @@ export class Agent implements AsyncDisposable {
       })
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
+      const clientProbes = await startClientProbes({ mesh, policy, vms: vms.service!, coordinate }, starting)
       const caretakerParts = { config, mesh, templates, switches, events: this.#events }
-      hypervisor = startCaretakers({ ...caretakerParts, binary, vms: vms.service!, migrations }, starting)
+      const rooms = { binary, vms: vms.service!, migrations, clientProbes, linkRates: this.#linkRates }
+      hypervisor = startCaretakers({ ...caretakerParts, ...rooms }, starting)
     } else {
       await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates, { policy }))
     }
@@ -216,7 +229,7 @@ export class Agent implements AsyncDisposable {
     },
   ): Promise<MigrationService> {
     const { mesh, ...others } = parts
-    const migrations = new MigrationService(
+    const migrations: MigrationService = new MigrationService(
       {
         db,
         ...others,
@@ -224,12 +237,22 @@ export class Agent implements AsyncDisposable {
         peerId: mesh.peerId,
         signatures: mesh.signatures,
         providersOf: (id) => mesh.announcersOf(id),
-        onEvent: (event) => this.#publish(event),
+        coolDownRule: (claimed, source) => coolDownAfterMove(receivedCoolDown(claimed), source, mesh.peerId),
+        onEvent: (event) => {
+          this.#publish(event)
+          if (event.kind === 'migration-ended') void this.#learnRate(migrations, event.migrationId)
+        },
       },
       this.#config,
     )
     await migrations.start()
     return migrations
+  }
+
+  async #learnRate(migrations: MigrationService, migrationId: MigrationId): Promise<void> {
+    // A report that the disk had no room for teaches nothing.
+    const ended = await migrations.get(migrationId).catch(() => null)
+    if (ended !== null) this.#linkRates.moved(ended.report)
   }
 
   /** What happens to a VM, others choose by. */

@@ -11,6 +11,14 @@
  *   the outcome: usage 400, refused 409, cancelled 499, failed 500, in-doubt 503.
  */
 import { z } from 'zod'
+import {
+  isClientHost,
+  MAX_CLIENT_WEIGHT,
+  MAX_CLIENTS,
+  MAX_HOST_LENGTH,
+  type VmClient,
+} from '../domain/client.ts'
+import type { NodeCoordinate } from '../domain/coordinate.ts'
 import type { ErrorBody, Outcome } from '../domain/errors.ts'
 import {
   MAX_HERD_VMS,
@@ -83,6 +91,13 @@ export type VerifyTemplatesRequest = z.infer<typeof verifyTemplatesSchema>
 export const gcTemplatesSchema = z.strictObject({ limitBytes: z.int().min(0).nullable() })
 export type GcTemplatesRequest = z.infer<typeof gcTemplatesSchema>
 
+const client: z.ZodType<VmClient> = z.strictObject({
+  host: z.string().max(MAX_HOST_LENGTH).refine(isClientHost, 'a host is an IP address or a DNS name'),
+  port,
+  weight: z.int().min(1).max(MAX_CLIENT_WEIGHT),
+})
+const clients = z.array(client).max(MAX_CLIENTS, `at most ${MAX_CLIENTS} clients`)
+
 export const runVmSchema = z.strictObject({
   name,
   template: reference,
@@ -99,8 +114,14 @@ export const runVmSchema = z.strictObject({
       }),
     )
     .max(8),
+  clients,
+  auto: z.boolean(),
 })
 export type RunVmRequest = z.infer<typeof runVmSchema>
+
+/** What is null stays as it is. */
+export const setVmSchema = z.strictObject({ clients: clients.nullable(), auto: z.boolean().nullable() })
+export type SetVmRequest = z.infer<typeof setVmSchema>
 
 export const stopVmSchema = z.strictObject({ force: z.boolean() })
 
@@ -226,6 +247,8 @@ export interface NodeReply {
   vmsTotal: number
   /** It gives its VMs away and takes none. */
   draining: boolean
+  /** Where it is in the network, in ms; null: it doesn't tell. */
+  coordinate: NodeCoordinate | null
   /** Since it was heard of; null for this node. */
   ageMs: number | null
   /** Until it is forgotten, if it falls silent; null for this node. */
@@ -357,6 +380,9 @@ export interface VmReply {
   pid: number | null
   nics: readonly NicSpec[]
   hasDisk: boolean
+  clients: readonly VmClient[]
+  /** Whether it may be moved to where its clients are near. */
+  auto: boolean
   generationId: string
   /** The move under way or in doubt. */
   migrationId: string | null
@@ -369,6 +395,14 @@ export interface VmShowReply extends VmReply {
   runState: string | null
   /** Unix socket that carries the serial console; null while the VM is stopped. */
   consoleSocket: string | null
+  /** Null: it isn't `auto`, none of its clients answers, or it has none. */
+  clientLatency: ClientLatencyReply | null
+}
+/** What a VM's clients have from nodes: the weighted mean of their round trips. */
+export interface ClientLatencyReply {
+  atMs: number
+  /** The nearest first. */
+  nodes: { peerId: string; name: string; latencyMs: number }[]
 }
 
 /** How far a drain is: POST /drain. */

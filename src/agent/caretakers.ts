@@ -11,7 +11,7 @@ import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
 import { Relocations } from './relocation/relocate.ts'
 
 /** What a node that runs VMs has for them beside the moves themselves. */
-export interface CaretakerParts extends Pick<Hypervisor, 'binary' | 'vms' | 'migrations'> {
+export interface CaretakerParts extends Omit<Hypervisor, 'drains' | 'rebalancer' | 'prefetch'> {
   config: AgentConfig
   mesh: Mesh
   templates: TemplateStore
@@ -25,8 +25,13 @@ export interface CaretakerParts extends Pick<Hypervisor, 'binary' | 'vms' | 'mig
  * @param starting - ends it again, in reverse
  */
 export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposableStack): Hypervisor {
-  const { config, mesh, switches, events, binary, vms, migrations } = parts
-  const relocations = new Relocations(parts)
+  const { config, mesh, templates, switches, events, ...rooms } = parts
+  const { vms, clientProbes, linkRates } = rooms
+  const relocations = new Relocations({
+    ...parts,
+    latencySamples: (vm) => clientProbes.samples(vm),
+    bandwidthBytesPerSecond: (peer) => linkRates.bytesPerSecond(peer),
+  })
   const announce = () => mesh.announce()
   const drains = new Drains({ switches, vms, relocations, events, announce }, { node: mesh.name })
   starting.defer(() => drains.stop())
@@ -43,5 +48,5 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   destinations.start()
   starting.defer(() => destinations.stop())
   const rebalancer = new RebalanceLedger({ switches, events })
-  return { binary, vms, migrations, drains, rebalancer, prefetch }
+  return { ...rooms, drains, rebalancer, prefetch }
 }

@@ -1,6 +1,7 @@
 import { availableParallelism, loadavg } from 'node:os'
 import type { NodeFacts, NodeInventory, NodeQemu, NodeVm } from '../domain/node.ts'
 import { type VmRecord, vmStateName } from '../domain/vm.ts'
+import type { OwnCoordinate } from '../placement/probing/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
@@ -12,6 +13,7 @@ export class NodeFactsReader {
   readonly #templates: TemplateStore
   readonly #vms: VmService | null
   readonly #switches: NodeSwitches
+  readonly #coordinate: Pick<OwnCoordinate, 'now'>
   readonly #qemu: NodeQemu | null
 
   constructor(components: {
@@ -19,9 +21,11 @@ export class NodeFactsReader {
     vms: VmService | null
     binary: QemuBinary | null
     switches: NodeSwitches
+    coordinate: Pick<OwnCoordinate, 'now'>
   }) {
-    const { templates, vms, binary, switches } = components
+    const { templates, vms, binary, switches, coordinate } = components
     this.#switches = switches
+    this.#coordinate = coordinate
     this.#templates = templates
     this.#vms = vms
     this.#qemu =
@@ -46,6 +50,7 @@ export class NodeFactsReader {
       templates: this.#templates.list().map(({ id }) => id),
       vms: this.#listVms(),
       draining: this.#switches.isOn('draining'),
+      coordinate: this.#coordinate.now,
     }
   }
 

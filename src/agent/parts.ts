@@ -3,6 +3,8 @@ import type { DroverError } from '../domain/errors.ts'
 import type { Policy } from '../domain/policy.ts'
 import type { Mesh } from '../mesh/index.ts'
 import type { MigrationService } from '../migration/index.ts'
+import type { LinkRates } from '../placement/index.ts'
+import type { ClientProbes } from '../placement/probing/index.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
 import type { VmService } from '../vm/index.ts'
@@ -40,6 +42,9 @@ export interface Hypervisor {
   drains: Drains
   rebalancer: Rebalancer
   prefetch: TemplatePrefetch
+  clientProbes: ClientProbes
+  /** What links from here carried in moves. */
+  linkRates: LinkRates
 }
 
 /** What commands need: all but themselves. */

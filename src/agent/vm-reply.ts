@@ -23,6 +23,8 @@ export function vmReply(
     pid: state.kind === 'stopped' ? null : state.process.pid,
     nics: spec.nics,
     hasDisk: spec.hasDisk,
+    clients: spec.clients,
+    auto: spec.auto,
     generationId: spec.generationId,
     migrationId: state.kind === 'departing' ? state.migrationId : (doubtOf(state)?.migrationId ?? null),
   }

@@ -1,5 +1,6 @@
 import { InvalidArgumentError } from 'commander'
 import type { RunVmRequest } from '../agent/api-schema.ts'
+import { MAX_CLIENTS, parseClient, type VmClient } from '../domain/client.ts'
 import { parseRateBytesPerSecond, parseSizeBytes } from '../domain/text.ts'
 
 /** Values of options, parsed. Each throws commander's InvalidArgumentError: exit code 2. */
@@ -63,6 +64,16 @@ export function nic(text: string, before: Nic[] | undefined): Nic[] {
     else throw new InvalidArgumentError(`"${setting}" is neither mac=... nor forward=...`)
   }
   return [...(before ?? []), wanted]
+}
+
+/** `HOST:PORT[=WEIGHT]` */
+export function client(text: string, before: VmClient[] | undefined): VmClient[] {
+  const found = valid(
+    parseClient(text),
+    'Give HOST:PORT or HOST:PORT=WEIGHT: an IP address (IPv6 in brackets) or a DNS name; a weight from 1 to 1000.',
+  )
+  const all = [...(before ?? []), found]
+  return valid(all.length <= MAX_CLIENTS ? all : null, `Give at most ${MAX_CLIENTS} clients.`)
 }
 
 function forward(text: string): Nic['forwards'][number] {

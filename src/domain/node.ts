@@ -1,3 +1,4 @@
+import type { NodeCoordinate } from './coordinate.ts'
 import type { Accelerator, TemplateId } from './template.ts'
 import type { PeerIdText, VmId, VmStateName } from './vm.ts'
 
@@ -48,6 +49,8 @@ export interface NodeFacts {
   vms: readonly NodeVm[]
   /** It gives its VMs away and takes none, until a person says otherwise. */
   draining: boolean
+  /** Null: it has none, or doesn't tell. */
+  coordinate: NodeCoordinate | null
 }
 
 /** What the directory knows of a node. */

@@ -1,3 +1,5 @@
+import type { VmClient } from './client.ts'
+import type { KeptCoolDown } from './cool-down.ts'
 import type { TemplateId } from './template.ts'
 
 /** Random UUID: names a VM for life, across nodes. */
@@ -36,7 +38,14 @@ export interface VmSpec {
   nics: readonly NicSpec[]
   /** Whether the VM has a qcow2 overlay of its own over the template's disk. */
   hasDisk: boolean
+  /** At most MAX_CLIENTS; none: whoever is connected to its forwarded ports. */
+  clients: readonly VmClient[]
+  /** Whether drover may move it to where its clients are near. */
+  auto: boolean
 }
+
+/** What a VM's user may change while it runs; what is left out stays. */
+export type VmWishes = Partial<Pick<VmSpec, 'clients' | 'auto'>>
 
 /** The QEMU that runs a VM: pids are reused, so a start time goes with it. */
 export interface ProcessIdentity {
@@ -94,6 +103,7 @@ export interface VmRecord {
   /** Directory of its QEMU's sockets, among those of this node: the VM's id, or a new UUID for each arrival. */
   runDirName: string
   createdAtMs: number
+  coolDown: KeptCoolDown
 }
 
 /** How the pages of a guest stand, in pages. */

@@ -1,3 +1,4 @@
+import type { NodeCoordinate } from '../domain/coordinate.ts'
 import type { CpuLevel, NodeFacts, NodeQemu, NodeVm } from '../domain/node.ts'
 import { CPU_LEVELS } from '../domain/node.ts'
 import {
@@ -83,6 +84,7 @@ export function packAnnouncement(content: AnnouncementContent): Uint8Array {
     vms: facts.vms.slice(0, MAX_ANNOUNCED_VMS).map((vm) => packVm(vm, places)),
     vmsTotal: facts.vms.length,
     draining: facts.draining,
+    coordinate: facts.coordinate === null ? null : packCoordinate(facts.coordinate),
   }
   let bytes = announcementCodec.encode(message)
   while (bytes.length > MAX_ANNOUNCEMENT_BYTES - ENVELOPE_BYTES) {
@@ -111,6 +113,7 @@ export function unpackAnnouncement(bytes: Uint8Array): Announcement {
       templates: templateIds,
       vms: vms.map((vm) => unpackVm(vm, templateIds)),
       draining: message.draining,
+      coordinate: message.coordinate === null ? null : unpackCoordinate(message.coordinate),
     },
     templatesTotal,
     vmsTotal,
@@ -144,6 +147,26 @@ function unpackQemu(qemu: NonNullable<AnnouncementMessage['qemu']>): NodeQemu {
     cpuVendor,
     cpuLevel: CPU_LEVELS[cpuLevel - 1] as CpuLevel,
   }
+}
+
+function packCoordinate({
+  axesMs,
+  heightMs,
+  error,
+}: NodeCoordinate): NonNullable<AnnouncementMessage['coordinate']> {
+  return {
+    axesUs: axesMs.map((ms) => Math.round(ms * 1000)),
+    heightUs: Math.round(heightMs * 1000),
+    errorPermille: Math.round(error * 1000),
+  }
+}
+
+function unpackCoordinate({
+  axesUs,
+  heightUs,
+  errorPermille,
+}: NonNullable<AnnouncementMessage['coordinate']>): NodeCoordinate {
+  return { axesMs: axesUs.map((us) => us / 1000), heightMs: heightUs / 1000, error: errorPermille / 1000 }
 }
 
 function packVm({ id, name, templateId, state, epoch }: NodeVm, places: Map<string, number>): AnnouncedVm {

@@ -51,6 +51,7 @@ const NO_FACTS: NodeFacts = {
   templates: [],
   vms: [],
   draining: false,
+  coordinate: null,
 }
 
 export interface AnnouncementsComponents {

@@ -60,6 +60,7 @@ const NO_FACTS: NodeFacts = {
   templates: [],
   vms: [],
   draining: false,
+  coordinate: null,
 }
 export const NO_INVENTORY: NodeInventory = { templates: [], vms: [] }
 

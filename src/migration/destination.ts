@@ -1,6 +1,7 @@
 import { EventEmitter, once } from 'node:events'
 import { setInterval } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
+import { NO_COOL_DOWN } from '../domain/cool-down.ts'
 import { DroverError } from '../domain/errors.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText } from '../domain/vm.ts'
@@ -20,7 +21,7 @@ import { RoundGarbage } from './garbage.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { KeptPages } from './kept/kept-pages.ts'
 import { Pace } from './pace.ts'
-import type { ArrivingVm, FindProviders, MovableVms, Signatures } from './ports.ts'
+import type { ArrivingVm, CoolDownRule, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
 import { arrivalSlots, receivePages } from './receive-pages.ts'
 import type { MigrationEvent } from './service.ts'
@@ -45,6 +46,7 @@ export interface DestinationComponents {
   signatures: Signatures
   /** Peers that may have a template, the best first. */
   providersOf: FindProviders
+  coolDownRule: CoolDownRule
   onEvent: (event: MigrationEvent) => void
 }
 
@@ -136,7 +138,7 @@ export class DestinationMove implements PendingGrant {
 
   /** Checks and reserves. What it throws becomes the Refuse. */
   async #admit(): Promise<ArrivingVm> {
-    const { vms, templates, binary, journal } = this.#components
+    const { vms, templates, binary, journal, coolDownRule } = this.#components
     const { vm: spec, epoch, machine, qemuVersion, privatePages, migrationId } = this.offer
     checkQemuVersion(binary.version, qemuVersion)
     await journal.requireNew(migrationId)
@@ -151,6 +153,7 @@ export class DestinationMove implements PendingGrant {
       privatePages,
       templateBytes,
       migrationId,
+      coolDown: coolDownRule(this.offer.coolDown ?? NO_COOL_DOWN, this.source),
     })
   }
 

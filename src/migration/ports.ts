@@ -1,5 +1,6 @@
 import type { AbstractBatchOperation } from 'abstract-level'
 import type { Level } from 'level'
+import type { CoolDown } from '../domain/cool-down.ts'
 import type { MachineSpec, TemplateId } from '../domain/template.ts'
 import type { Doubt, MigrationId, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { IncomingStream, QemuProcess } from '../qemu/index.ts'
@@ -18,6 +19,9 @@ export interface Signatures {
 
 /** Peers that are known to have a template, the best first. Doesn't wait. */
 export type FindProviders = (id: TemplateId) => readonly PeerIdText[]
+
+/** What an arrival makes of the cool-down that a VM comes with, which is as its source says. */
+export type CoolDownRule = (claimed: CoolDown, source: PeerIdText) => CoolDown
 
 /** A VM of this node that may be moved away. */
 export interface MovableVm {
@@ -88,6 +92,8 @@ export interface MovableVms {
     /** Bytes of the template's RAM that this node lacks. */
     templateBytes: number
     migrationId: MigrationId
+    /** The VM's from its arrival on. */
+    coolDown: CoolDown
   }): Promise<ArrivingVm>
   /** Memory for all of them or for none, until disposed; `reserve` takes over the place of the same VM and source. */
   reserveHerd(

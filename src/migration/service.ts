@@ -26,7 +26,15 @@ import { MoveLanes } from './lanes.ts'
 import { MoveMeter } from './meter.ts'
 import { MoveReports } from './move-reports.ts'
 import { Pace } from './pace.ts'
-import type { Database, DepartingVm, FindProviders, MovableVm, MovableVms, Signatures } from './ports.ts'
+import type {
+  CoolDownRule,
+  Database,
+  DepartingVm,
+  FindProviders,
+  MovableVm,
+  MovableVms,
+  Signatures,
+} from './ports.ts'
 import { MAX_DEPARTURES, TIMEOUTS_MS } from './protocol.ts'
 import { SiblingIndex } from './siblings/sibling-index.ts'
 import { type MoveRequest, type SourceComponents, SourceMove } from './source.ts'
@@ -55,6 +63,8 @@ export interface MigrationComponents {
   providersOf: FindProviders
   /** Who may send VMs here, and fetch templates. */
   policy: Policy
+  /** Left out: it is kept as it came. */
+  coolDownRule?: CoolDownRule
   onEvent: (event: MigrationEvent) => void
 }
 
@@ -119,6 +129,7 @@ export class MigrationService {
       threads: this.#threads,
       kept: this.#kept,
       siblings: this.#siblings,
+      coolDownRule: components.coolDownRule ?? ((claimed) => claimed),
       onEnded: () => this.#garbage.moveEnded(),
       journal: new MigrationJournal(components.db),
     })

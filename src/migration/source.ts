@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { coolDownAt } from '../domain/cool-down.ts'
 import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
@@ -180,6 +181,7 @@ export class SourceMove {
         paused: vm.paused,
         machine: vm.machine,
         baseline: session.baseline ?? new Uint8Array(0),
+        coolDown: coolDownAt(vm.record.coolDown, Date.now()),
         maxBytesPerSecond: Math.ceil(this.#components.pace.bytesPerSecond ?? 0),
       },
       signal,

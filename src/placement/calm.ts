@@ -13,8 +13,12 @@ export interface Calm {
   minSamples: number
   /** Agreement is broken by a gap between samples that is longer than this. */
   maxSampleGapMs: number
-  /** How far back agreement counts: nothing is expected to last longer than this. */
+  /** How far back agreement counts; samples that are older are of no use. */
   maxStableMs: number
+  /** What has lasted so long is expected to last so many times that. */
+  lastsTimes: number
+  /** Of the price of a missing template, what one move has to earn: the template stays, for siblings and for returns. */
+  templateShare: number
   /** A VM that has just started is still finding out what it does. */
   minAgeMs: number
   /** Moves that one node starts in an hour. */
@@ -25,10 +29,13 @@ export interface Calm {
 
 export const DEFAULT_CALM: Calm = {
   minSavedMs: 3,
-  minSavedShare: 0.15,
-  minSamples: 3,
+  minSavedShare: 0.08,
+  minSamples: 2,
   maxSampleGapMs: 60_000,
-  maxStableMs: 300_000,
+  // Nothing is expected to last longer than 4 × 225 s, a quarter of an hour.
+  maxStableMs: 225_000,
+  lastsTimes: 4,
+  templateShare: 0.5,
   minAgeMs: 30_000,
   maxMovesPerHour: 60,
   startShare: 0.75,

@@ -1,3 +1,4 @@
+import { type CoolDown, NO_COOL_DOWN } from '../domain/cool-down.ts'
 import { PEER_ID_PATTERN, type PeerIdText } from '../domain/vm.ts'
 
 /** After its first move a VM stays this long. */
@@ -6,34 +7,6 @@ export const BASE_COOL_DOWN_MS = 60_000
 export const MAX_COOL_DOWN_MS = 3_600_000
 /** A VM that stays so long has half of its lengthened cool-down forgiven. */
 const HALVES_IN_MS = 600_000
-
-/**
- * How long a VM has to stay where it is, and what makes that longer. Travels
- * with the VM: durations only, because clocks of nodes differ.
- */
-export interface CoolDown {
-  /** From now on; 0: it may move. */
-  remainingMs: number
-  /** How long the last one was at its begin. */
-  lengthMs: number
-  /** Where the VM was before: going back there doubles the length. Null: it never moved. */
-  previousNode: PeerIdText | null
-  /** Since it left that node; 0 without one. */
-  sinceMoveMs: number
-}
-
-/** Of a VM that never moved. */
-export const NO_COOL_DOWN: CoolDown = { remainingMs: 0, lengthMs: 0, previousNode: null, sinceMoveMs: 0 }
-
-/** The cool-down after `elapsedMs` more. */
-export function agedCoolDown(coolDown: CoolDown, elapsedMs: number): CoolDown {
-  const passedMs = Math.max(0, elapsedMs)
-  return {
-    ...coolDown,
-    remainingMs: Math.max(0, coolDown.remainingMs - passedMs),
-    sinceMoveMs: coolDown.previousNode === null ? 0 : coolDown.sinceMoveMs + passedMs,
-  }
-}
 
 /**
  * The cool-down of a VM that has just moved: BASE_COOL_DOWN_MS after a move

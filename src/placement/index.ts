@@ -1,7 +1,7 @@
 /**
  * Where VMs belong: what a move costs and gains, whether it is made now, and
  * whom to ask about a VM's clients. Values in, values out: time and chance are
- * given, nothing here reaches the network.
+ * given, and the network is reached in probing/ alone.
  *
  *     probes of clients, by nodes of the shortlist → latencySample
  *     samples + announcements                      → planRound → at most one move, and why each other isn't made
@@ -9,15 +9,13 @@
  *
  * All gains and costs are in ms·s: see calm.ts.
  */
+export { agedCoolDown, type CoolDown, NO_COOL_DOWN } from '../domain/cool-down.ts'
 export { afterFailure, afterSuccess, type BackOff, type BackOffs, backOffRemainingMs } from './back-off.ts'
 export { type Calm, DEFAULT_BANDWIDTH_BYTES_PER_SECOND, DEFAULT_CALM } from './calm.ts'
 export {
-  agedCoolDown,
   BASE_COOL_DOWN_MS,
-  type CoolDown,
   coolDownAfterMove,
   MAX_COOL_DOWN_MS,
-  NO_COOL_DOWN,
   receivedCoolDown,
 } from './cool-down.ts'
 export {
@@ -28,7 +26,8 @@ export {
   movedCoordinate,
   unknownCoordinate,
 } from './coordinates.ts'
-export { type ClientRoundTripsMs, type LatencySample, latencySample } from './latency.ts'
+export { type ClientRoundTripsMs, type LatencySample, latencySample, latestLatencyMs } from './latency.ts'
+export { LinkRates } from './link-rates.ts'
 export type { Lead } from './pattern.ts'
 export { type ConsideredMove, type MoveSum, type Plan, planRound, type RoundInput } from './plan.ts'
 export { type RankedDestination, type Ranking, rankDestinations, type UnfitDestination } from './rank.ts'

@@ -41,3 +41,8 @@ export function latencySample(
   }
   return { atMs, latencyMs }
 }
+
+/** The latest that each node measured, within the time of the samples: whom to ask again, not what to decide by. */
+export function latestLatencyMs(samples: readonly LatencySample[]): Map<PeerIdText, number> {
+  return new Map(samples.flatMap(({ latencyMs }) => [...latencyMs]))
+}

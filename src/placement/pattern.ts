@@ -18,12 +18,11 @@ export interface Lead {
 }
 
 /**
- * The lead of `there` over `here`. What lasted is expected to last as long
- * again, so the time since the lead began is what a move has to earn its cost in;
- * and a lead that comes and goes with each sample never gets old enough.
+ * The lead of `there` over `here`. The longer something has lasted, the longer it
+ * is expected to: its age says in what time a move has to earn its cost, and a lead that comes and goes with each sample never gets old enough.
  *
  * @param samples - oldest first
- * @returns null when the latest sample, or one that is too long past, lacks one of the nodes
+ * @returns null when the latest sample lacks one of the nodes, or is too long past
  */
 export function leadOf(
   samples: readonly LatencySample[],
@@ -38,7 +37,12 @@ export function leadOf(
   for (let index = samples.length - 1; index >= 0; index--) {
     const { atMs, latencyMs } = samples[index]!
     const [hereMs, thereMs] = [latencyMs.get(here), latencyMs.get(there)]
-    if (hereMs === undefined || thereMs === undefined || laterMs - atMs > calm.maxSampleGapMs) break
+    if (laterMs - atMs > calm.maxSampleGapMs) break
+    if (hereMs === undefined || thereMs === undefined) {
+      // The latest has to be there; of those before it one may be lost on its way.
+      if (lead === null) return null
+      continue
+    }
     laterMs = atMs
     const savedMs = hereMs - thereMs
     const neededMs = Math.max(calm.minSavedMs, calm.minSavedShare * hereMs)

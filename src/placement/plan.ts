@@ -10,8 +10,12 @@ import type { StayReason, Verdict } from './verdict.ts'
 export interface MoveSum {
   lead: Lead
   cost: MoveCost
-  /** Saving times the time that it has lasted. */
+  /** How long the lead is expected to last: as long as it has, times `lastsTimes`. */
+  lastsMs: number
+  /** The saving for that time. */
   gainMsS: number
+  /** What the move has to earn: its cost, with `templateShare` of the template. */
+  costMsS: number
   overloadMsS: number
   /** gain - cost - overload: above 0 the move pays. */
   netMsS: number
@@ -80,7 +84,7 @@ function considerVm(vm: VmSituation, { own, candidates }: RoundInput, calm: Calm
     if (candidate === undefined || peerId === own.peerId) continue
     const lead = leadOf(vm.samples, own.peerId, peerId, own.nowMs, calm)
     if (lead === null) continue
-    const sum = sumOf(vm, candidate, lead)
+    const sum = sumOf(vm, candidate, lead, calm)
     const reason = hindrance ?? unfitReason(vm, candidate, sum.cost) ?? failedReason(candidate, own)
     moves.push({
       vmId,
@@ -94,11 +98,21 @@ function considerVm(vm: VmSituation, { own, candidates }: RoundInput, calm: Calm
   return [{ vmId, vmName, to: null, sum: null, verdict: verdictOf(hindrance ?? { code: 'not-measured' }) }]
 }
 
-function sumOf(vm: VmSituation, candidate: CandidateNode, lead: Lead): MoveSum {
+function sumOf(vm: VmSituation, candidate: CandidateNode, lead: Lead, calm: Calm): MoveSum {
   const cost = moveCost(vm, candidate)
-  const gainMsS = (lead.savedMs * lead.stableMs) / 1000
-  const overload = overloadMsS(candidate, lead.stableMs)
-  return { lead, cost, gainMsS, overloadMsS: overload, netMsS: gainMsS - cost.totalMsS - overload }
+  const lastsMs = lead.stableMs * calm.lastsTimes
+  const gainMsS = (lead.savedMs * lastsMs) / 1000
+  const costMsS = cost.totalMsS - (1 - calm.templateShare) * cost.templateMsS
+  const overload = overloadMsS(candidate, lastsMs)
+  return {
+    lead,
+    cost,
+    lastsMs,
+    gainMsS,
+    costMsS,
+    overloadMsS: overload,
+    netMsS: gainMsS - costMsS - overload,
+  }
 }
 
 function vmReason(vm: VmSituation, own: OwnSituation, calm: Calm): StayReason | null {

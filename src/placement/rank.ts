@@ -29,16 +29,17 @@ export interface Ranking {
 
 /**
  * Where a VM goes that has to leave, for a drained node say: the same sum as
- * planRound's, without what keeps VMs calm. Latency counts as if it lasted for
- * `maxStableMs`; a node that wasn't measured counts like the worst one that was.
+ * planRound's, without what keeps VMs calm. Latency counts as if it lasted as
+ * long as anything is expected to; a node that wasn't measured counts like the worst one that was.
  *
  * @param vm - its state, age and cool-down don't matter
  */
 export function rankDestinations(
   vm: VmSituation,
   candidates: Iterable<CandidateNode>,
-  calm: Pick<Calm, 'maxStableMs'> = DEFAULT_CALM,
+  calm: Pick<Calm, 'maxStableMs' | 'lastsTimes'> = DEFAULT_CALM,
 ): Ranking {
+  const lastsMs = calm.maxStableMs * calm.lastsTimes
   const measured = vm.samples.at(-1)?.latencyMs ?? new Map<PeerIdText, number>()
   const worstMs = Math.max(0, ...measured.values())
   const ranked: RankedDestination[] = []
@@ -52,8 +53,8 @@ export function rankDestinations(
       continue
     }
     const latencyMs = measured.get(peerId) ?? null
-    const waitedMsS = ((latencyMs ?? worstMs) * calm.maxStableMs) / 1000
-    const overload = overloadMsS(candidate, calm.maxStableMs)
+    const waitedMsS = ((latencyMs ?? worstMs) * lastsMs) / 1000
+    const overload = overloadMsS(candidate, lastsMs)
     const netMsS = -waitedMsS - cost.totalMsS - overload
     ranked.push({ peerId, name, cost, latencyMs, overloadMsS: overload, netMsS })
   }

@@ -11,10 +11,10 @@ import type { StayReason } from './verdict.ts'
 /**
  * What a move takes, term by term, in bytes, ms and ms·s (calm.ts).
  *
- *     saved × stable  -  (link: private + dirtied + template) - blackout - memory - load
+ *     saved × lasts  -  (link: private + dirtied + share of template) - blackout - memory - load
  *
- *     100 ms × 180 s  -  500 ms × (20 MiB + 1 MiB + 0) / 1.25 MB/s  - 250 - 130 - 0
- *     18,000          -  8,809                                      - 250 - 130 - 0  =  8,811 ms·s
+ *     100 ms × 180 s -  500 ms × (20 MiB + 1 MiB + 0) / 1.25 MB/s     - 200 - 40 - 0
+ *     18,000         -  8,809                                         - 200 - 40 - 0  =  8,951 ms·s
  */
 export interface MoveCost {
   bandwidthBytesPerSecond: number
@@ -30,6 +30,7 @@ export interface MoveCost {
   /** Taken at the destination: pages, room to grow, and the template where it's missing. */
   memoryBytes: number
   transferMsS: number
+  /** Of all of it: planRound counts `templateShare` of this. */
   templateMsS: number
   blackoutMsS: number
   memoryMsS: number

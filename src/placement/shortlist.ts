@@ -7,7 +7,7 @@ const BEST_MEASURED = 3
 /** Those that the coordinates say are near, beside the ones above. */
 const NEAREST_GUESSED = 3
 /** Those that hold the template, the nearest first: a move to them is cheap. */
-const HOLDERS = 2
+const HOLDERS = 3
 /** And one by chance, more where less is known: coordinates are wrong about some. */
 const BY_CHANCE = 1
 
@@ -45,22 +45,45 @@ export function shortlist(
   random: () => number,
 ): PeerIdText[] {
   const chosen = new Set<PeerIdText>()
-  const guessed = new Map(nodes.map((node) => [node.peerId, guessedMs(node.coordinate, clients)]))
-  take(BEST_MEASURED, nodes, ({ peerId }) => measuredMs.get(peerId) ?? Infinity)
-  take(NEAREST_GUESSED, nodes, ({ peerId }) => guessed.get(peerId) ?? Infinity)
-  const holders = nodes.filter(({ holdsTemplate }) => holdsTemplate)
-  // A holder without a guess is still better than none.
-  take(HOLDERS, holders, ({ peerId }) => Math.min(guessed.get(peerId) ?? Infinity, Number.MAX_VALUE))
-  const chance = new Map(nodes.map(({ peerId }) => [peerId, random()]))
-  take(MAX_SHORTLIST - chosen.size, nodes, ({ peerId }) => chance.get(peerId) ?? Infinity)
-  return [...chosen]
-
-  function take(count: number, from: readonly AskableNode[], orderMs: (node: AskableNode) => number): void {
-    const ordered = from
-      .filter((node) => !chosen.has(node.peerId) && orderMs(node) < Infinity)
-      .sort((a, b) => orderMs(a) - orderMs(b))
-    for (const { peerId } of ordered.slice(0, count)) chosen.add(peerId)
+  const take = (count: number, from: readonly Keyed[]) => {
+    const left = from.filter(({ node, key }) => key < Infinity && !chosen.has(node.peerId))
+    for (const { node } of lowest(count, left)) chosen.add(node.peerId)
   }
+  const guessed = nodes.map((node) => ({ node, key: guessedMs(node.coordinate, clients) }))
+  take(
+    BEST_MEASURED,
+    nodes.map((node) => ({ node, key: measuredMs.get(node.peerId) ?? Infinity })),
+  )
+  take(NEAREST_GUESSED, guessed)
+  // A holder without a guess is still better than none.
+  const holders = guessed.filter(({ node }) => node.holdsTemplate)
+  take(
+    HOLDERS,
+    holders.map(({ node, key }) => ({ node, key: Math.min(key, Number.MAX_VALUE) })),
+  )
+  take(
+    MAX_SHORTLIST - chosen.size,
+    nodes.map((node) => ({ node, key: random() })),
+  )
+  return [...chosen]
+}
+
+interface Keyed {
+  node: AskableNode
+  key: number
+}
+
+/** The `count` lowest, without sorting a thousand nodes for three. */
+function lowest(count: number, keyed: readonly Keyed[]): Keyed[] {
+  const found: Keyed[] = []
+  for (const entry of keyed) {
+    const last = found.at(-1)
+    if (found.length === count && last !== undefined && entry.key >= last.key) continue
+    const place = found.findIndex(({ key }) => entry.key < key)
+    found.splice(place === -1 ? found.length : place, 0, entry)
+    if (found.length > count) found.pop()
+  }
+  return found
 }
 
 /** The weighted mean of the guessed round trips; Infinity where nothing is guessed. */

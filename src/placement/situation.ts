@@ -1,7 +1,7 @@
+import type { CoolDown } from '../domain/cool-down.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { PeerIdText, VmId, VmStateName } from '../domain/vm.ts'
 import type { BackOffs } from './back-off.ts'
-import type { CoolDown } from './cool-down.ts'
 import type { LatencySample } from './latency.ts'
 
 /** A VM of this node, as far as where it belongs depends on it. */

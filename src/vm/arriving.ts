@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { CoolDown } from '../domain/cool-down.ts'
 import type { MigrationId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuBinary, QemuProcess } from '../qemu/index.ts'
 import type { TemplateStore } from '../template/index.ts'
@@ -41,6 +42,7 @@ export class ArrivingVm {
   readonly spec: VmSpec
   readonly migrationId: MigrationId
   readonly #components: ArrivingComponents
+  readonly #coolDown: CoolDown
   readonly #runDirName: string
   readonly #runDir: string
   readonly #discarded = new AbortController()
@@ -55,11 +57,18 @@ export class ArrivingVm {
 
   constructor(
     components: ArrivingComponents,
-    init: { spec: VmSpec; migrationId: MigrationId; runDirs: string; runDirName: string },
+    init: {
+      spec: VmSpec
+      migrationId: MigrationId
+      coolDown: CoolDown
+      runDirs: string
+      runDirName: string
+    },
   ) {
     this.#components = components
     this.spec = init.spec
     this.migrationId = init.migrationId
+    this.#coolDown = init.coolDown
     this.#runDirName = init.runDirName
     this.#runDir = join(init.runDirs, init.runDirName)
   }
@@ -103,12 +112,14 @@ export class ArrivingVm {
       throw new VmError('VM_STOPPED', `the QEMU that VM '${this.spec.name}' arrived in has ended`)
     }
     const state = { kind: 'running', process: process.identity, paused } as const
+    const createdAtMs = Date.now()
     const record: VmRecord = {
       spec: this.spec,
       epoch,
       state,
       runDirName: this.#runDirName,
-      createdAtMs: Date.now(),
+      createdAtMs,
+      coolDown: { ...this.#coolDown, atMs: createdAtMs },
     }
     this.#taken = true
     try {

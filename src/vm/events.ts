@@ -5,7 +5,16 @@ import type { MigrationId, VmId } from '../domain/vm.ts'
 export type VmEvent = OwnVmEvent | PreparedEvent
 
 export type OwnVmEvent = { id: VmId; name: string } & (
-  | { kind: 'vm-started' | 'vm-adopted' | 'vm-paused' | 'vm-resumed' | 'vm-reset' | 'vm-removed' }
+  | {
+      kind:
+        | 'vm-started'
+        | 'vm-adopted'
+        | 'vm-paused'
+        | 'vm-resumed'
+        | 'vm-reset'
+        | 'vm-changed'
+        | 'vm-removed'
+    }
   /** Ended: by its user, by itself, or while no agent watched. */
   | { kind: 'vm-stopped'; reason: string }
   /** Its QEMU lives but doesn't answer. */

@@ -1,6 +1,7 @@
 import type { AbstractBatchOperation, AbstractSublevel } from 'abstract-level'
 import type { Level } from 'level'
-import type { VmId, VmRecord } from '../domain/vm.ts'
+import { type KeptCoolDown, NO_COOL_DOWN } from '../domain/cool-down.ts'
+import type { VmId, VmRecord, VmSpec, VmWishes } from '../domain/vm.ts'
 
 /** The agent's one database; the room's records are its sublevel `vms`, by VM id. */
 export type Database = Level<string, unknown>
@@ -8,7 +9,11 @@ export type Database = Level<string, unknown>
 export type DatabaseWrite = AbstractBatchOperation<Database, string, unknown>
 
 /** A record as it may lie on disk: those of earlier versions lack what was added since. */
-type StoredRecord = Omit<VmRecord, 'runDirName'> & { runDirName?: string }
+type StoredRecord = Omit<VmRecord, 'runDirName' | 'spec' | 'coolDown'> & {
+  runDirName?: string
+  coolDown?: KeptCoolDown
+  spec: Omit<VmSpec, 'clients' | 'auto'> & VmWishes
+}
 
 /** The VM records on disk. Every write is synced: what was awaited survives a power cut. */
 export class VmRecords {
@@ -41,6 +46,8 @@ export class VmRecords {
 function completed({ state, ...record }: StoredRecord): VmRecord {
   return {
     ...record,
+    spec: { ...record.spec, clients: record.spec.clients ?? [], auto: record.spec.auto ?? false },
+    coolDown: record.coolDown ?? { ...NO_COOL_DOWN, atMs: record.createdAtMs },
     runDirName: record.runDirName ?? record.spec.id,
     state: state.kind === 'stopped' ? { ...state, doubt: state.doubt ?? null } : state,
   }

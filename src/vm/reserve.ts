@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import type { CoolDown } from '../domain/cool-down.ts'
 import { errorBody } from '../domain/errors.ts'
 import type { MachineSpec, TemplateId } from '../domain/template.ts'
 import type { MigrationId, PeerIdText, VmRecord, VmSpec } from '../domain/vm.ts'
@@ -25,6 +26,8 @@ export interface ReserveRequest {
   /** Bytes of the template's RAM that this node lacks; 0 when the template is here. */
   templateBytes: number
   migrationId: MigrationId
+  /** The VM's from its arrival on. */
+  coolDown: CoolDown
 }
 
 /**
@@ -40,7 +43,7 @@ export function reserveVm(
   request: ReserveRequest,
   onSettled: (arrival: ArrivingVm) => void,
 ): ArrivingVm {
-  const { spec, machine, migrationId } = request
+  const { spec, machine, migrationId, coolDown } = request
   const { id, name, templateId, nics } = spec
   const { roster } = node
   const previous = roster.byId(id)
@@ -86,7 +89,7 @@ export function reserveVm(
         onSettled(arrival)
       },
     },
-    { spec, migrationId, runDirs: node.runDirs, runDirName: prepared?.runDirName ?? randomUUID() },
+    { spec, migrationId, coolDown, runDirs: node.runDirs, runDirName: prepared?.runDirName ?? randomUUID() },
   )
   return arrival
 }

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
+import { NO_COOL_DOWN } from '../domain/cool-down.ts'
 import type { TemplateRecord } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
-import type { VmId, VmRecord, VmSpec } from '../domain/vm.ts'
+import type { VmId, VmRecord, VmSpec, VmWishes } from '../domain/vm.ts'
 import type { QemuBinary } from '../qemu/index.ts'
 import { startClone } from './clone.ts'
 import { VmError } from './errors.ts'
@@ -12,7 +13,7 @@ import type { Claim } from './roster.ts'
 import { requireRunnable } from './runnable.ts'
 
 /** A VM as its user asks for it. */
-export interface RunRequest {
+export interface RunRequest extends VmWishes {
   name: string
   /** Name or id of a template. */
   templateRef: string
@@ -37,7 +38,7 @@ export async function runVm(
   const { template, claim } = plan(node, binary, request)
   using _claim = node.roster.claim(claim)
   try {
-    return await startClaimed(node, binary, template, claim, signal)
+    return await startClaimed(node, binary, template, { claim, request }, signal)
   } catch (error) {
     // Whichever step the abort hit, and whatever that made of it.
     signal.throwIfAborted()
@@ -49,7 +50,7 @@ async function startClaimed(
   node: Node,
   binary: QemuBinary,
   template: TemplateRecord,
-  claim: Claim,
+  { claim, request: { clients = [], auto = false } }: { claim: Claim; request: RunRequest },
   signal: AbortSignal,
 ): Promise<VmRecord> {
   await using cleanup = new AsyncDisposableStack()
@@ -61,9 +62,20 @@ async function startClaimed(
     { id, template, files, nics, runDir: node.runDir(id) },
     { cleanup, signal },
   )
-  const spec: VmSpec = { id, name, templateId: template.id, generationId, nics, hasDisk: files.disk !== null }
+  const spec: VmSpec = {
+    id,
+    name,
+    templateId: template.id,
+    generationId,
+    nics,
+    hasDisk: files.disk !== null,
+    clients,
+    auto,
+  }
   const state = { kind: 'running', process: process.identity, paused: false } as const
-  const record: VmRecord = { spec, epoch: FIRST_EPOCH, state, runDirName: id, createdAtMs: Date.now() }
+  const createdAtMs = Date.now()
+  const coolDown = { ...NO_COOL_DOWN, atMs: createdAtMs }
+  const record: VmRecord = { spec, epoch: FIRST_EPOCH, state, runDirName: id, createdAtMs, coolDown }
   signal.throwIfAborted()
   // Where that fails too, a crash would leave the record of a VM that never was.
   cleanup.defer(() => forgetRecord(node, id))

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises'
 import type { TemplateId } from '../domain/template.ts'
-import { doubtOf, type MigrationId, type VmRecord } from '../domain/vm.ts'
+import { doubtOf, type MigrationId, type VmRecord, type VmWishes } from '../domain/vm.ts'
 import { type QemuBinary, QemuError } from '../qemu/index.ts'
 import type { MemoryBudget } from './admission.ts'
 import type { ArrivingVm } from './arriving.ts'
@@ -148,6 +148,11 @@ export class VmService {
   /** @throws as `pause` */
   async resume(name: string, { signal }: { signal: AbortSignal }): Promise<void> {
     await this.#node.roster.find(name).resume(signal)
+  }
+
+  /** Changes whom a VM serves, and whether it may be moved to them. @throws VmError VM_NOT_FOUND, VM_BUSY, VM_IN_DOUBT */
+  async wish(name: string, wishes: VmWishes, { signal }: { signal: AbortSignal }): Promise<void> {
+    await this.#node.roster.find(name).wish(wishes, signal)
   }
 
   /** Presses the reset button. @throws as `pause` */

@@ -1,7 +1,14 @@
 import { rm } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorBody } from '../domain/errors.ts'
-import { type Doubt, doubtOf, type MigrationId, type VmRecord, type VmState } from '../domain/vm.ts'
+import {
+  type Doubt,
+  doubtOf,
+  type MigrationId,
+  type VmRecord,
+  type VmState,
+  type VmWishes,
+} from '../domain/vm.ts'
 import type { QemuProcess } from '../qemu/index.ts'
 import { notDerivable } from './derivable.ts'
 import { endProcess } from './end-process.ts'
@@ -241,6 +248,19 @@ export class Vm {
   }
 
   /**
+   * Whom it serves, and whether it may be moved to them. In its Offer that travels with it, so not while it moves.
+   *
+   * @throws VmError VM_BUSY, VM_IN_DOUBT
+   */
+  wish(wishes: VmWishes, signal: AbortSignal): Promise<void> {
+    return this.#turns.run(async () => {
+      requireNotMoving(this.#record)
+      await this.#saveRecord({ ...this.#record, spec: { ...this.#record.spec, ...wishes } })
+      this.#emit({ kind: 'vm-changed' })
+    }, signal)
+  }
+
+  /**
    * Forgets a stopped VM and all it left.
    *
    * @throws VmError VM_RUNNING, VM_BUSY, VM_IN_DOUBT
@@ -471,9 +491,12 @@ export class Vm {
   }
 
   /** On disk, then in memory: what can be seen is committed. */
-  async #save(state: VmState): Promise<void> {
+  #save(state: VmState): Promise<void> {
+    return this.#saveRecord({ ...this.#record, state })
+  }
+
+  async #saveRecord(record: VmRecord): Promise<void> {
     if (this.#retired) throw this.#error('VM_NOT_FOUND', 'is not on this node any more')
-    const record = { ...this.#record, state }
     await this.#components.records.put(record)
     this.#record = record
     this.#isBehind = false

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { COORDINATE_AXES } from '../domain/coordinate.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import { type MessageCodec, messageCodec } from './message.ts'
 
@@ -23,6 +24,9 @@ export const MAX_ANNOUNCED_MACHINE_TYPES = 32
 /** What a mesh of 4096 nodes comes to: three and a half of its beats. */
 export const MAX_VALID_MS = 2 * 3600 * 1000
 
+/** What can be a round trip, and how wrong a guess of it is told to be: isCoordinate of src/placement. */
+const MAX_COORDINATE_US = 10_000_000
+const MAX_ERROR_PERMILLE = 1500
 const MAX_TOTAL = 1_000_000
 const DIGEST_BYTES = 32
 const VM_ID_BYTES = 16
@@ -77,6 +81,12 @@ const qemu = z.object({
   cpuLevel: z.int().min(1).max(4),
 })
 
+const coordinate = z.object({
+  axesUs: z.array(z.int().min(-MAX_COORDINATE_US).max(MAX_COORDINATE_US)).length(COORDINATE_AXES),
+  heightUs: z.int().min(0).max(MAX_COORDINATE_US),
+  errorPermille: z.int().min(0).max(MAX_ERROR_PERMILLE),
+})
+
 const announcement = z
   .object({
     version: z.int().min(1),
@@ -95,6 +105,7 @@ const announcement = z
     vms: z.array(announcedVm).max(MAX_ANNOUNCED_VMS),
     vmsTotal: total,
     draining: z.boolean(),
+    coordinate: coordinate.nullable(),
   })
   .refine(
     ({ templates, templateFilter, templatesTotal }) =>

@@ -1,8 +1,10 @@
 import { z } from 'zod'
+import { MAX_CLIENTS } from '../domain/client.ts'
 import { MAX_HERD_VMS, MAX_PARALLEL_MOVES } from '../domain/migration.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import { PEER_ID_PATTERN } from '../domain/vm.ts'
 import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
+import { vmClient } from './migration-messages.ts'
 
 /** The messages of `/drover/command/1` (`command.proto`), with what each may hold. */
 
@@ -25,6 +27,11 @@ const commandBodies = {
   reset: z.object({ vm }),
   stop: z.object({ vm, force: z.boolean() }),
   remove: z.object({ vm }),
+  set: z.object({
+    vm,
+    clients: z.object({ clients: z.array(vmClient).max(MAX_CLIENTS) }).nullable(),
+    auto: z.object({ on: z.boolean() }).nullable(),
+  }),
   migrate: z.object({
     vms: z.array(vm).min(1).max(MAX_HERD_VMS),
     to: z.string().regex(PEER_ID_PATTERN),

@@ -1,9 +1,17 @@
 import { z } from 'zod'
+import {
+  isClientHost,
+  MAX_CLIENT_WEIGHT,
+  MAX_CLIENTS,
+  MAX_HOST_LENGTH,
+  type VmClient,
+} from '../domain/client.ts'
+import type { CoolDown } from '../domain/cool-down.ts'
 import { MAX_HERD_VMS } from '../domain/migration.ts'
 import { PAGE_BYTES } from '../domain/page.ts'
 import { type MachineSpec, TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import { NAME_PATTERN, printable } from '../domain/text.ts'
-import type { NicSpec, VmSpec } from '../domain/vm.ts'
+import { type NicSpec, PEER_ID_PATTERN, type VmSpec } from '../domain/vm.ts'
 import { messageCodec, type OneOf, oneOfCodec } from './message.ts'
 
 /**
@@ -40,6 +48,12 @@ const nic: z.ZodType<NicSpec> = z.object({
   forwards: z.array(z.object({ protocol: z.enum(['tcp', 'udp']), hostPort: port, guestPort: port })).max(64),
 })
 
+export const vmClient: z.ZodType<VmClient> = z.object({
+  host: z.string().max(MAX_HOST_LENGTH).refine(isClientHost, 'an IP address or a DNS name'),
+  port,
+  weight: z.number().int().min(1).max(MAX_CLIENT_WEIGHT),
+})
+
 const vmSpec: z.ZodType<VmSpec> = z.object({
   id: uuid,
   name: z.string().regex(NAME_PATTERN),
@@ -47,6 +61,18 @@ const vmSpec: z.ZodType<VmSpec> = z.object({
   generationId: uuid,
   nics: z.array(nic).max(32),
   hasDisk: z.boolean(),
+  clients: z.array(vmClient).max(MAX_CLIENTS),
+  auto: z.boolean(),
+})
+
+const coolDown: z.ZodType<CoolDown> = z.object({
+  remainingMs: count,
+  lengthMs: count,
+  previousNode: z
+    .union([z.literal(''), z.string().regex(PEER_ID_PATTERN)])
+    .nullable()
+    .transform((peerId) => peerId || null),
+  sinceMoveMs: count,
 })
 
 const machine: z.ZodType<MachineSpec> = z.object({
@@ -102,6 +128,7 @@ const controlBodies = {
     machine,
     baseline: bytes.refine((value) => value.length === 0 || value.length === 32, 'none or 32 bytes'),
     maxBytesPerSecond: count,
+    coolDown: coolDown.nullable(),
   }),
   accept: z.object({ templateMissing: z.boolean(), baselineHeld: z.boolean(), siblings: bytes, place: uuid }),
   refuse: z.object({ code, message: text, detailsJson: z.string().max(8192) }),

@@ -6,7 +6,7 @@ import protobuf from 'protobufjs'
  * no generated code that could differ from them.
  */
 const root = new protobuf.Root()
-for (const file of ['template', 'mesh', 'migration', 'command']) {
+for (const file of ['template', 'mesh', 'migration', 'command', 'placement']) {
   const path = new URL(`../../proto/${file}.proto`, import.meta.url)
   protobuf.parse(readFileSync(path, 'utf8'), root, { keepCase: false })
 }

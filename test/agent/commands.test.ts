@@ -69,6 +69,16 @@ test.each<[what: string, bytes: Uint8Array, code: string]>([
     'MESSAGE_MALFORMED',
   ],
   [
+    'a client that is none',
+    command({ set: { vm: 'a', clients: { clients: [{ host: '$(reboot)', port: 1, weight: 1 }] } } }),
+    'MESSAGE_MALFORMED',
+  ],
+  [
+    '17 clients',
+    command({ set: { vm: 'a', clients: { clients: Array(17).fill({ host: 'a', port: 1, weight: 1 }) } } }),
+    'MESSAGE_MALFORMED',
+  ],
+  [
     'a negative limit',
     command({ migrate: { vms: ['a'], to: '1'.repeat(40), parallel: 1, maxBlackoutMs: -1 } }),
     'MESSAGE_MALFORMED',

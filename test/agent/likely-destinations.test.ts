@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { LikelyDestinations } from '../../src/agent/likely-destinations.ts'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { VmRecord, VmState } from '../../src/domain/vm.ts'
 
 const RUNNING: VmState = { kind: 'running', process: { pid: 1, startTicks: 1 } as never, paused: false }
@@ -8,8 +9,17 @@ const STOPPED: VmState = { kind: 'stopped', reason: 'its user stopped it', doubt
 
 function record(templateId: string, state: VmState): VmRecord {
   const id = randomUUID()
-  const spec = { id, name: id, templateId, generationId: randomUUID(), nics: [], hasDisk: false }
-  return { spec, epoch: 1, state, runDirName: id, createdAtMs: 0 }
+  const spec = {
+    id,
+    name: id,
+    templateId,
+    generationId: randomUUID(),
+    nics: [],
+    hasDisk: false,
+    clients: [],
+    auto: false,
+  }
+  return { spec, epoch: 1, state, runDirName: id, createdAtMs: 0, coolDown: { ...NO_COOL_DOWN, atMs: 0 } }
 }
 
 test('those that hold the templates of running VMs, of most VMs first, each once', () => {

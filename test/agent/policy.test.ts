@@ -101,7 +101,16 @@ test('a VM is not offered', async () => {
   const offer: ControlMessage = {
     kind: 'offer',
     migrationId: randomUUID(),
-    vm: { id: vmId, name: 'web', templateId, generationId: randomUUID(), nics: [], hasDisk: false },
+    vm: {
+      id: vmId,
+      name: 'web',
+      templateId,
+      generationId: randomUUID(),
+      nics: [],
+      hasDisk: false,
+      clients: [],
+      auto: false,
+    },
     epoch: 1,
     privatePages: 10,
     hashSeed: 1,
@@ -109,6 +118,7 @@ test('a VM is not offered', async () => {
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
     machine,
   }
   expect(await control(other, MIGRATE_PROTOCOL, offer)).toMatchObject(refused(other, 'send'))

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { count, nic, pattern, positive, rate, size } from '../../src/cli/options.ts'
+import { client, count, nic, pattern, positive, rate, size } from '../../src/cli/options.ts'
 
 test('a NIC with an address and forwards', () => {
   expect(nic('user,mac=52:54:00:AA:bb:01,forward=8080:80,forward=udp:53:5353', [{ forwards: [] }])).toEqual([
@@ -14,7 +14,17 @@ test('a NIC with an address and forwards', () => {
   ])
 })
 
+test('clients, one after the other', () => {
+  const first = client('192.0.2.7:443', undefined)
+  expect(client('shop.example:80=3', first)).toEqual([
+    { host: '192.0.2.7', port: 443, weight: 1 },
+    { host: 'shop.example', port: 80, weight: 3 },
+  ])
+})
+
 test.each([
+  ['client', () => client('192.0.2.7', undefined)],
+  ['client', () => client('192.0.2.7:1', Array(16).fill({ host: 'a', port: 1, weight: 1 }))],
   ['nic', () => nic('tap', undefined)],
   ['nic', () => nic('user,forward=80', undefined)],
   ['nic', () => nic('user,forward=sctp:1:2', undefined)],

@@ -1,4 +1,5 @@
 import type { Enum, Field, Type } from 'protobufjs'
+import { COORDINATE_AXES } from '../../src/domain/coordinate.ts'
 import { messageType } from '../../src/wire/schema.ts'
 import type { Dice } from './dice.ts'
 import { mutate } from './mutate.ts'
@@ -61,9 +62,8 @@ function fieldOf(field: Field, style: Style, dice: Dice): Buffer {
   const { id, repeated, resolvedType } = field
   if (dice.chance(style.oddness / 5))
     return Buffer.concat([tag(id, dice.below(8)), dice.bytes(dice.below(20))])
-  const values = Array.from({ length: repeated ? count(style, dice) : 1 }, () =>
-    fieldValue(field, style, dice),
-  )
+  const length = repeated ? count(`${field.parent!.name}.${field.name}`, style, dice) : 1
+  const values = Array.from({ length }, () => fieldValue(field, style, dice))
   const wireType = resolvedType !== null && 'fields' in resolvedType ? LENGTH : wireTypeOf(field.type)
   // Packed as by proto3, or, as parsers must take it too, each on its own.
   if (repeated && wireType !== LENGTH && !dice.chance(style.oddness / 2)) {
@@ -72,7 +72,11 @@ function fieldOf(field: Field, style: Style, dice: Dice): Buffer {
   return Buffer.concat(values.flatMap((value) => [tag(id, wireType), value]))
 }
 
-function count({ oddness }: Style, dice: Dice): number {
+/** Lists that have one length. */
+const LENGTHS: Readonly<Record<string, number>> = { 'Coordinate.axesUs': COORDINATE_AXES }
+
+function count(field: string, { oddness }: Style, dice: Dice): number {
+  if (field in LENGTHS && !dice.chance(oddness)) return LENGTHS[field]!
   return dice.chance(oddness) ? dice.pick([0, 16, 17, 64, 65, 257, 1000]) : dice.pick([0, 1, 1, 1, 1, 2, 3])
 }
 

@@ -78,6 +78,8 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
       generationId: dice.uuid(),
       nics: [],
       hasDisk: false,
+      clients: [],
+      auto: false,
     },
     epoch: 1,
     privatePages: 10,
@@ -86,6 +88,7 @@ export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
     machine,
   }
 }

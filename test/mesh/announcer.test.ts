@@ -101,6 +101,7 @@ test.for([
     { templates: [templateNo(2), templateNo(1)] },
     'none',
   ],
+  ['a place', {}, { coordinate: { axesMs: [9, 9, 9], heightMs: 9, error: 0.9 } }, 'none'],
   ['a load', { load: 0.1 }, { load: 3 }, 'none'],
   ['a template', {}, { templates: [templateNo(1)] }, 'changed'],
   ['a VM', { vms: [vmNo(1)] }, { vms: [vmNo(1), vmNo(2)] }, 'changed'],

@@ -132,6 +132,16 @@ const forgeries: [string, Forge][] = [
       ['a VM without a state', { vms: [{ id: Buffer.alloc(16), name: 'a', template: 1, state: 0 }] }],
       ['more VMs than it says', { vmsTotal: 0 }],
       ['no CPUs', { cpus: 0 }],
+      ['a place with two axes', { coordinate: { axesUs: [1, 2], heightUs: 1, errorPermille: 1 } }],
+      [
+        'a place with 1000 axes',
+        { coordinate: { axesUs: Array(1000).fill(0), heightUs: 1, errorPermille: 1 } },
+      ],
+      ['a place on the moon', { coordinate: { axesUs: [0, 0, 10_000_001], heightUs: 1, errorPermille: 1 } }],
+      [
+        'a place that is always wrong',
+        { coordinate: { axesUs: [0, 0, 0], heightUs: 1, errorPermille: 1501 } },
+      ],
     ] as [string, object][]
   ).map(([what, fields]): [string, Forge] => [
     what,

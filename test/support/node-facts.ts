@@ -29,6 +29,7 @@ export function someFacts(facts: Partial<NodeFacts> = {}): NodeFacts {
     templates: [],
     vms: [],
     draining: false,
+    coordinate: { axesMs: [1.5, -20.25, 0], heightMs: 3.125, error: 0.25 },
     ...facts,
   }
 }

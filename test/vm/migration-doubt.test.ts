@@ -1,15 +1,20 @@
 import { once } from 'node:events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import { doubtOf } from '../../src/domain/vm.ts'
 import { HANDOVER_PROTOCOL, MIGRATE_PROTOCOL } from '../../src/migration/index.ts'
 import type { Channel } from '../../src/wire/channel.ts'
 import { type ControlKind, controlCodec, verdictRequestCodec } from '../../src/wire/migration-messages.ts'
 import { MigrationRig, type RigNode } from './migration-rig.ts'
 
+const PEER = '12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf'
+
 let rig: MigrationRig
 
 beforeAll(async () => {
-  rig = await MigrationRig.start()
+  rig = await MigrationRig.start({
+    coolDownRule: ({ lengthMs }) => ({ ...NO_COOL_DOWN, lengthMs: lengthMs + 60_000, previousNode: PEER }),
+  })
   await rig.a.node.vms.run(
     { name: 'w', templateRef: 'base', nics: [] },
     { signal: AbortSignal.timeout(60_000) },
@@ -98,6 +103,18 @@ test.each<[ControlKind, 'sent' | 'received']>([
   expect(await runningAt()).toBe('a')
   expect(rig.a.node.vms.get('w').state.kind).toBe('running')
   await expect.poll(() => rig.b.node.runDirs(), { timeout: 10_000 }).toEqual([])
+})
+
+test('a VM arrives with what the rule of the destination makes of the cool-down that its source has', async () => {
+  rig.tamper = intact
+  await rig.move('w', rig.a, 'b')
+  const { coolDown } = rig.b.node.vms.get('w')
+  expect(coolDown).toEqual({
+    ...{ remainingMs: 0, lengthMs: 60_000, previousNode: PEER, sinceMoveMs: 0 },
+    atMs: expect.closeTo(Date.now(), -5),
+  })
+  await rig.move('w', rig.b, 'a')
+  expect(rig.a.node.vms.get('w').coolDown).toMatchObject({ lengthMs: 120_000, previousNode: PEER })
 })
 
 test('a destination that hangs in the blackout keeps the guest no longer than its limit', async () => {

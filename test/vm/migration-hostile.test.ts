@@ -33,7 +33,16 @@ function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'
   return {
     kind: 'offer',
     migrationId: randomUUID(),
-    vm: { id, name: `vm-${id}`, templateId, generationId: randomUUID(), nics: [], hasDisk: false },
+    vm: {
+      id,
+      name: `vm-${id}`,
+      templateId,
+      generationId: randomUUID(),
+      nics: [],
+      hasDisk: false,
+      clients: [],
+      auto: false,
+    },
     epoch: 1,
     privatePages: 10,
     hashSeed: 1,
@@ -41,6 +50,7 @@ function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
     machine,
     ...changes,
   }

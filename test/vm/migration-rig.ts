@@ -6,6 +6,7 @@ import {
   MigrationService,
   type MovableVms,
 } from '../../src/migration/index.ts'
+import type { CoolDownRule } from '../../src/migration/ports.ts'
 import type { Channel, ChannelHandler } from '../../src/wire/channel.ts'
 import { channelPair } from '../support/channel-pair.ts'
 import { SignaturesByName } from '../support/signatures.ts'
@@ -27,6 +28,8 @@ export interface RigOptions {
   /** Wraps a node's VMs, to look at or hold back what a move does to them. */
   wrap?: (vms: MovableVms, name: 'a' | 'b') => MovableVms
   tamper?: Tamper
+  /** Of both nodes. */
+  coolDownRule?: CoolDownRule
   /** What node b keeps ready. */
   preparedQemus?: number
 }
@@ -37,6 +40,7 @@ export class MigrationRig implements AsyncDisposable {
   b: RigNode
   readonly #benches: Bench[]
   readonly #wrap: (vms: MovableVms, name: 'a' | 'b') => MovableVms
+  readonly #rule: Pick<RigOptions, 'coolDownRule'>
   readonly #stopping = new AbortController()
   readonly signatures = new SignaturesByName()
   readonly events: ({ node: 'a' | 'b' } & MigrationEvent)[] = []
@@ -47,6 +51,7 @@ export class MigrationRig implements AsyncDisposable {
     this.#benches = benches
     if (options.tamper !== undefined) this.tamper = options.tamper
     this.#wrap = options.wrap ?? ((vms) => vms)
+    this.#rule = options.coolDownRule === undefined ? {} : { coolDownRule: options.coolDownRule }
     this.a = { node: a, migrations: this.#service('a', a) }
     this.b = { node: b, migrations: this.#service('b', b) }
   }
@@ -73,6 +78,7 @@ export class MigrationRig implements AsyncDisposable {
       signatures: this.signatures.of(name),
       providersOf: () => [],
       policy: new Policy({}, { node: name }),
+      ...this.#rule,
       onEvent: (event) => this.events.push({ node: name, ...event }),
       open: async (peer, protocol) => this.tamper(protocol, this.dial(name, peer, protocol)),
     }

@@ -1,6 +1,7 @@
 /** QEMUs that are kept ready: VMs arrive in them as in any other, and nobody is refused anything for their sake. */
 import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, onTestFinished, test } from 'vitest'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import { GuestMemory } from '../../src/memory/index.ts'
 import { findGenerationId } from '../../src/qemu/index.ts'
 import { ownMemoryBytes } from '../../src/vm/node-memory.ts'
@@ -173,6 +174,8 @@ test('its memory counts, and is given up before anybody is refused; it is gone w
     generationId: crypto.randomUUID(),
     nics: [],
     hasDisk: false,
+    clients: [],
+    auto: false,
   }
   const offer = {
     spec,
@@ -181,6 +184,7 @@ test('its memory counts, and is given up before anybody is refused; it is gone w
     machine,
     privatePages: 2000,
     templateBytes: 0,
+    coolDown: NO_COOL_DOWN,
     migrationId: crypto.randomUUID(),
   }
   await expect(node.vms.reserve(offer)).rejects.toMatchObject({ code: 'NOT_ENOUGH_MEMORY' })

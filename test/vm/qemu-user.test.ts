@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest'
 import type { DoctorReply } from '../../src/agent/api-schema.ts'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { QemuUser } from '../../src/qemu/index.ts'
 import { mayUse } from '../../src/qemu/user.ts'
 import { loadArrival } from '../support/load-arrival.ts'
@@ -169,10 +170,12 @@ test('one that is kept ready is locked in as any other, and becomes the one of a
     generationId: randomUUID(),
     nics: [],
     hasDisk: false,
+    clients: [],
+    auto: false,
   }
   const arrival = await node.vms.reserve({
     ...{ spec, source: 'peer', epoch: 1, machine: manifest.machine, migrationId: randomUUID() },
-    ...{ privatePages: 100, templateBytes: 0 },
+    ...{ privatePages: 100, templateBytes: 0, coolDown: NO_COOL_DOWN },
   })
   const loaded = await loadArrival(arrival, signal())
   expect(loaded.pid).toBe(pid)

@@ -1,6 +1,7 @@
 /** Commands on a VM from nodes that don't have it: real agents, real QEMU. */
+import { once } from 'node:events'
 import { readdir, stat } from 'node:fs/promises'
-import { createConnection } from 'node:net'
+import { type AddressInfo, createConnection, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { EventReply, MeshVmsReply, VmShowReply } from '../../src/agent/api-schema.ts'
@@ -50,6 +51,32 @@ test('a VM is shown, paused, resumed and reset from a node that does not have it
   )
 })
 
+test('whom a VM serves is said from any node, and moves with it', async () => {
+  const client = { host: '192.0.2.7', port: 443, weight: 3 }
+  const set = (...options: string[]) => third.json('vm', 'set', 'web', ...options)
+  expect(await set('--client', '192.0.2.7:443=3', '--auto')).toMatchObject({ clients: [client], auto: true })
+  expect(await set('--no-auto')).toMatchObject({ clients: [client], auto: false })
+  expect(await set('--no-clients')).toMatchObject({ clients: [], auto: false })
+  expect(await set('--client', '192.0.2.7:443=3', '--auto')).toMatchObject({ clients: [client], auto: true })
+})
+
+test('what a client has from each node is shown for a VM that may be moved to it', async () => {
+  const server = createServer((socket) => socket.resume()).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  try {
+    const { port } = server.address() as AddressInfo
+    await third.json('vm', 'set', 'web', '--client', `127.0.0.1:${port}`, '--auto')
+    const measured = async () => {
+      const { clientLatency } = await third.json<VmShowReply & Record<string, unknown>>('vm', 'show', 'web')
+      return clientLatency?.nodes.map(({ name }) => name).toSorted()
+    }
+    await expect.poll(measured, { timeout: 15_000 }).toEqual(['edge-1', 'edge-2', 'edge-3'])
+  } finally {
+    server.close()
+  }
+  await third.json('vm', 'set', 'web', '--client', '192.0.2.7:443=3')
+})
+
 test('a VM is moved from a third node, and pulled to the node where the command is given', async () => {
   const report = await third.json<MigrationReport & Record<string, unknown>>(
     'migrate',
@@ -67,6 +94,10 @@ test('a VM is moved from a third node, and pulled to the node where the command 
     'edge-3',
   )
   expect(pulled).toMatchObject({ vm: 'web', outcome: 'completed' })
+  expect(await showVm(third, 'web')).toMatchObject({
+    clients: [{ host: '192.0.2.7', port: 443, weight: 3 }],
+    auto: true,
+  })
   await expectCounting(third, 'web', 1)
   await known(nodes.source, 'web', 'edge-3')
   expect(await nodes.source.json('vm', 'stop', 'web', '--force')).toMatchObject({ state: 'stopped' })

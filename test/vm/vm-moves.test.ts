@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { Accelerator, MachineSpec } from '../../src/domain/template.ts'
 import type { VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, ReserveRequest } from '../../src/vm/index.ts'
@@ -50,6 +51,8 @@ function offer({
     generationId: randomUUID(),
     nics: [{ kind: 'user', slot: 1, mac: '52:54:00:01:02:03', forwards: [] }],
     hasDisk: false,
+    clients: [],
+    auto: false,
     ...spec,
   }
   const { machine } = manifest
@@ -61,6 +64,7 @@ function offer({
     privatePages: 100,
     templateBytes: 0,
     migrationId: MIGRATION_ID,
+    coolDown: NO_COOL_DOWN,
     ...request,
   }
 }

@@ -211,18 +211,19 @@ test.each([
   expect(await node.runDirs()).toEqual([])
 })
 
-test('records of earlier versions, without doubt and run directory, are read', async () => {
-  const { spec, state } = await run('a')
+test('records of earlier versions, without doubt, run directory and clients, are read', async () => {
+  const { spec, state, coolDown } = await run('a')
   await run('b')
   await node.vms.stopVm('b', { force: true, signal: signal() })
   await restart(async () => {
-    for (const { runDirName: _, ...earlier } of node.vms.list()) {
+    for (const { runDirName: _, coolDown: _never, ...earlier } of node.vms.list()) {
+      const { clients: _clients, auto: _auto, ...spec } = earlier.spec
       const { kind } = earlier.state
       const state = kind === 'stopped' ? { kind, reason: 'guest powered off' } : earlier.state
-      await node.plant({ ...earlier, state } as VmRecord)
+      await node.plant({ ...earlier, spec, state } as VmRecord)
     }
   })
-  expect(node.vms.get('a')).toMatchObject({ runDirName: spec.id, state })
+  expect(node.vms.get('a')).toMatchObject({ spec, runDirName: spec.id, state, coolDown })
   expect(node.vms.get('b').state).toEqual({ kind: 'stopped', reason: 'guest powered off', doubt: null })
   expect(node.vms.inDoubt()).toEqual([])
 })

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { VmRecord, VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, DepartingVm, ReserveRequest } from '../../src/vm/index.ts'
 import { doubtAbout } from '../support/doubt.ts'
@@ -55,7 +56,7 @@ async function leftInDoubt(): Promise<{ spec: VmSpec; departing: DepartingVm }> 
 function offer(spec: VmSpec, changes: Partial<ReserveRequest> = {}): ReserveRequest {
   const { machine } = node.templates.resolve('base').manifest
   const base = { source: DESTINATION, spec, epoch: 2, machine, privatePages: 100, templateBytes: 0 }
-  return { ...base, migrationId: RETURN_ID, ...changes }
+  return { ...base, migrationId: RETURN_ID, coolDown: NO_COOL_DOWN, ...changes }
 }
 
 const load = (arrival: ArrivingVm) => loadArrival(arrival, signal())

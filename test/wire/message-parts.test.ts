@@ -69,7 +69,16 @@ test('the largest honest messages have room', () => {
     forwards,
   }))
   const id = '00000000-0000-4000-8000-000000000000'
-  const vm = { id, name: 'a', templateId: `bafkrei${'a'.repeat(52)}`, generationId: id, nics, hasDisk: false }
+  const vm = {
+    id,
+    name: 'a',
+    templateId: `bafkrei${'a'.repeat(52)}`,
+    generationId: id,
+    nics,
+    hasDisk: false,
+    clients: [],
+    auto: false,
+  }
   const offer = { migrationId: id, vm, epoch: 1, privatePages: 1, hashSeed: 1, qemuVersion: '7.2', machine }
   const message = controlCodec.encode({
     kind: 'offer',
@@ -77,6 +86,7 @@ test('the largest honest messages have room', () => {
     paused: false,
     baseline: new Uint8Array(0),
     maxBytesPerSecond: 0,
+    coolDown: null,
   })
   expect(controlCodec.decode(message)).toMatchObject({ vm: { nics } })
 })

@@ -10,6 +10,8 @@ import {
 } from '../../src/wire/migration-messages.ts'
 import { messageType } from '../../src/wire/schema.ts'
 
+const PEER = '12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf'
+
 const offer: Extract<ControlMessage, { kind: 'offer' }> = {
   kind: 'offer',
   migrationId: randomUUID(),
@@ -27,6 +29,11 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
       },
     ],
     hasDisk: false,
+    clients: [
+      { host: '2001:db8::7', port: 443, weight: 1000 },
+      { host: 'shop.example', port: 1, weight: 1 },
+    ],
+    auto: true,
   },
   epoch: 2 ** 40,
   privatePages: 88,
@@ -35,6 +42,7 @@ const offer: Extract<ControlMessage, { kind: 'offer' }> = {
   paused: false,
   baseline: Buffer.alloc(32),
   maxBytesPerSecond: 5_000_000,
+  coolDown: { remainingMs: 0, lengthMs: 60_000, previousNode: PEER, sinceMoveMs: 2 ** 40 },
   machine: {
     machineType: 'pc-q35-7.2',
     accelerator: 'tcg',
@@ -109,11 +117,41 @@ test.each<[string, Uint8Array]>([
       offer: { ...offer, machine: { ...offer.machine, machineType: 'pc-q35-7.2,dump-guest-core=on' } },
     }),
   ],
+  ...[
+    { host: 'a b', port: 1, weight: 1 },
+    { host: 'a'.repeat(254), port: 1, weight: 1 },
+    { host: 'fe80::1%eth0', port: 1, weight: 1 },
+    { host: '192.0.2.7', port: 0, weight: 1 },
+    { host: '192.0.2.7', port: 65_536, weight: 1 },
+    { host: '192.0.2.7', port: 1, weight: 0 },
+    { host: '192.0.2.7', port: 1, weight: 1001 },
+  ].map((client): [string, Uint8Array] => [
+    `a client of ${JSON.stringify(client)}`,
+    encode({ offer: { ...offer, vm: { ...offer.vm, clients: [client] } } }),
+  ]),
+  [
+    '17 clients',
+    encode({ offer: { ...offer, vm: { ...offer.vm, clients: Array(17).fill(offer.vm.clients[0]) } } }),
+  ],
+  [
+    'a cool-down from a node that is none',
+    encode({ offer: { ...offer, coolDown: { ...offer.coolDown, previousNode: '../x' } } }),
+  ],
+  [
+    'a cool-down without end',
+    encode({ offer: { ...offer, coolDown: { ...offer.coolDown, remainingMs: 2 ** 53 } } }),
+  ],
   ['an offer without a VM', encode({ offer: { ...offer, vm: undefined } })],
   ['a short digest', encode({ ready: { digest: randomBytes(31) } })],
   ['an error code in lower case', encode({ abort: { code: 'rm -rf', message: '' } })],
 ])('%s is malformed', (_, bytes) => {
   expect(() => controlCodec.decode(bytes)).toThrow(expect.objectContaining({ code: 'MESSAGE_MALFORMED' }))
+})
+
+test('an offer of an earlier version has no clients, and does not let its VM be moved', () => {
+  const { clients: _clients, auto: _auto, ...vm } = offer.vm
+  const decoded = controlCodec.decode(encode({ offer: { ...offer, vm, coolDown: null } }))
+  expect(decoded).toMatchObject({ coolDown: null, vm: { ...vm, clients: [], auto: false } })
 })
 
 test('a page batch with more indices than a batch holds is malformed', () => {

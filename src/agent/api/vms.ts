@@ -1,14 +1,14 @@
 import type { FastifyInstance } from 'fastify'
 import { NAME_PATTERN } from '../../domain/text.ts'
 import { VmError } from '../../vm/index.ts'
-import { runVmSchema, stopVmSchema } from '../api-schema.ts'
+import { runVmSchema, setVmSchema, stopVmSchema } from '../api-schema.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
 import { vmReply } from '../vm-reply.ts'
 import { checked, closeSignal, commandOptions } from './request.ts'
 
 type VmParams = { Params: { vm: string } }
 
-/** GET and POST /vms: of this node. GET and DELETE /vms/VM, POST /vms/VM/{pause,resume,reset,stop,console}: wherever it is. */
+/** GET and POST /vms: of this node. GET and DELETE /vms/VM, POST /vms/VM/{pause,resume,reset,set,stop,console}: wherever it is. */
 export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
   const { commands } = parts
   const vms = () => hypervisorOf(parts).vms
@@ -20,10 +20,10 @@ export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
   }))
 
   server.post('/vms', async (request, reply) => {
-    const { name, template, nics } = checked(runVmSchema, request.body)
+    const { name, template, nics, clients, auto } = checked(runVmSchema, request.body)
     const wanted = nics.map(({ mac, forwards }) => ({ forwards, ...(mac === undefined ? {} : { mac }) }))
     const record = await vms().run(
-      { name, templateRef: template, nics: wanted },
+      { name, templateRef: template, nics: wanted, clients, auto },
       { signal: closeSignal(reply) },
     )
     return vmReply(record, parts)
@@ -38,6 +38,19 @@ export function vmRoutes(server: FastifyInstance, parts: AgentParts): void {
       commands.onVm({ kind, vm: named(request.params.vm) }, commandOptions(reply)),
     )
   }
+
+  server.post<VmParams>('/vms/:vm/set', (request, reply) => {
+    const { clients, auto } = checked(setVmSchema, request.body)
+    return commands.onVm(
+      {
+        kind: 'set',
+        vm: named(request.params.vm),
+        clients: clients === null ? null : { clients },
+        auto: auto === null ? null : { on: auto },
+      },
+      commandOptions(reply),
+    )
+  })
 
   server.post<VmParams>('/vms/:vm/stop', (request, reply) => {
     const { force } = checked(stopVmSchema, request.body)

@@ -40,6 +40,7 @@ const RESULTS: { [K in CommandKind]: z.ZodType<CommandResults[K]> } = {
   reset: vmReply,
   stop: vmReply,
   remove: vmReply,
+  set: vmReply,
   migrate: migrateReply,
   watch: migrationReport,
   report: migrationReply,

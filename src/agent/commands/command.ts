@@ -21,6 +21,7 @@ export interface CommandResults {
   reset: VmReply
   stop: VmReply
   remove: VmReply
+  set: VmReply
   migrate: MigrateReply
   watch: MigrationReport
   report: MigrationReply

@@ -1,5 +1,6 @@
 import type { CommandKind } from '../../wire/command-messages.ts'
 import { apiError } from '../api/request.ts'
+import { clientLatency } from '../client-latency.ts'
 import { type CommandParts, hypervisorOf } from '../parts.ts'
 import { vmReply } from '../vm-reply.ts'
 import type { Command, CommandOptions, CommandResults } from './command.ts'
@@ -16,7 +17,12 @@ type Executors = {
 const EXECUTORS: Executors = {
   async show(parts, { vm }) {
     const { record, pages, pagesUnavailable, consoleSocket, runState } = await vms(parts).show(vm)
-    return { ...vmReply(record, parts), pages, pagesUnavailable, consoleSocket, runState }
+    const { clientProbes } = hypervisorOf(parts)
+    return {
+      ...vmReply(record, parts),
+      ...{ pages, pagesUnavailable, consoleSocket, runState },
+      clientLatency: clientLatency(clientProbes, parts.mesh, record.spec.id),
+    }
   },
   pause: (parts, { vm }, { signal }) => changed(parts, vm, () => vms(parts).pause(vm, { signal })),
   resume: (parts, { vm }, { signal }) => changed(parts, vm, () => vms(parts).resume(vm, { signal })),
@@ -28,6 +34,14 @@ const EXECUTORS: Executors = {
     await vms(parts).remove(vm)
     return removed
   },
+  set: (parts, { vm, clients, auto }, { signal }) =>
+    changed(parts, vm, () =>
+      vms(parts).wish(
+        vm,
+        { ...(clients === null ? {} : clients), ...(auto === null ? {} : { auto: auto.on }) },
+        { signal },
+      ),
+    ),
   async migrate(parts, { vms: names, to, parallel, maxBandwidthBytesPerSecond, maxBlackoutMs }) {
     const starts = moves(parts).migrate({
       vms: names,

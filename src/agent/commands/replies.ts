@@ -1,7 +1,9 @@
 import { z } from 'zod'
+import { MAX_CLIENTS } from '../../domain/client.ts'
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
 import { TEMPLATE_ID_PATTERN } from '../../domain/template.ts'
 import { NAME_PATTERN } from '../../domain/text.ts'
+import { vmClient } from '../../wire/migration-messages.ts'
 import type {
   DrainProgress,
   DrainReply,
@@ -21,6 +23,9 @@ const uuid = z.uuid()
 const peerId = z.string().max(64)
 const templateId = z.string().regex(TEMPLATE_ID_PATTERN)
 const port = z.int().min(1).max(65_535)
+
+/** Far more than are asked for one VM. */
+const MAX_NODES_MEASURED = 64
 
 const error = z.object({ code: text, message: text, details: z.record(z.string(), z.unknown()) })
 
@@ -48,6 +53,8 @@ const vm = z.object({
   pid: count.nullable(),
   nics: z.array(nic).max(32),
   hasDisk: z.boolean(),
+  clients: z.array(vmClient).max(MAX_CLIENTS),
+  auto: z.boolean(),
   generationId: uuid,
   migrationId: uuid.nullable(),
 })
@@ -57,6 +64,12 @@ export const vmShowReply: z.ZodType<VmShowReply> = vm.extend({
   pages: z.object({ guest: count, private: count, shared: count, untouched: count }).nullable(),
   pagesUnavailable: text.nullable(),
   runState: text.nullable(),
+  clientLatency: z
+    .object({
+      atMs: count,
+      nodes: z.array(z.object({ peerId, name: text, latencyMs: count })).max(MAX_NODES_MEASURED),
+    })
+    .nullable(),
   // A path of the other machine leads nowhere here.
   consoleSocket: z.unknown().transform(() => null),
 })

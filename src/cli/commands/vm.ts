@@ -1,9 +1,18 @@
 import type { Command } from 'commander'
-import type { MeshVmReply, MeshVmsReply, RunVmRequest, VmReply, VmShowReply } from '../../agent/api-schema.ts'
+import type {
+  MeshVmReply,
+  MeshVmsReply,
+  RunVmRequest,
+  SetVmRequest,
+  VmReply,
+  VmShowReply,
+} from '../../agent/api-schema.ts'
+import { formatClient } from '../../domain/client.ts'
 import { PAGE_BYTES } from '../../domain/page.ts'
 import { apiPath } from '../client.ts'
+import { CliError } from '../errors.ts'
 import { examples } from '../help.ts'
-import { nic } from '../options.ts'
+import { client as clientOption, nic } from '../options.ts'
 import type { Action } from '../session.ts'
 import { renderFacts, renderTable } from '../table.ts'
 import { formatBytes, formatCount, formatTime, shortId } from '../units.ts'
@@ -16,6 +25,7 @@ export function registerVm(program: Command, action: Action): Command {
     .helpCommand(false)
     .description('VMs of this node. NAME is a name or an id.')
   registerRun(vm, action)
+  registerSet(vm, action)
 
   vm.command('ls')
     .description('List the VMs of this node, or with --mesh those of all nodes.')
@@ -110,6 +120,10 @@ function registerRun(vm: Command, action: Action): void {
           'drover vm run web-2 --template web --nic user,forward=8080:80',
           "port 8080 of this node leads to the guest's 80",
         ],
+        [
+          'drover vm run web-3 --template web --client 192.0.2.7:443=3 --client shop.example:443 --auto',
+          'kept near those two, the first counting threefold',
+        ],
       ),
     )
     .requiredOption('--template <T>', 'name or id of a template of this node')
@@ -118,15 +132,84 @@ function registerRun(vm: Command, action: Action): void {
       'user[,mac=52:54:00:..][,forward=[tcp:|udp:]HOSTPORT:GUESTPORT]...; may be repeated',
       nic,
     )
+    .option(
+      '--client <client>',
+      'HOST:PORT[=WEIGHT] of who uses it; may be repeated; without: those connected to its forwarded ports',
+      clientOption,
+    )
+    .option('--auto', 'let drover move it to where its clients are near')
     .action(
       action(
-        async ({ client, out }, options: { template: string; nic?: RunVmRequest['nics'] }, name: string) => {
-          const body: RunVmRequest = { name, template: options.template, nics: options.nic ?? [] }
+        async (
+          { client, out },
+          {
+            template,
+            ...options
+          }: { template: string } & Partial<
+            Pick<RunVmRequest, 'auto'> & { nic: RunVmRequest['nics']; client: RunVmRequest['clients'] }
+          >,
+          name: string,
+        ) => {
+          const { nic: nics = [], client: clients = [], auto = false } = options
+          const body: RunVmRequest = { name, template, nics, clients, auto }
           const started = await client.request<VmReply>('POST', '/vms', body)
           out.result(started, (reply) => `${reply.name}: running (${reply.id})`)
         },
       ),
     )
+}
+
+function registerSet(vm: Command, action: Action): void {
+  vm.command('set')
+    .argument('<name>')
+    .description('Say who uses a VM, and whether it may be moved to them. What is left out stays.')
+    .addHelpText(
+      'before',
+      examples(
+        ['drover vm set web-1 --client 192.0.2.7:443 --auto', 'instead of the clients that it had'],
+        ['drover vm set web-1 --no-clients', 'those connected to its forwarded ports again'],
+        ['drover vm set web-1 --no-auto', 'it stays where it is'],
+      ),
+    )
+    .option('--client <client>', 'HOST:PORT[=WEIGHT]; may be repeated', clientOption)
+    .option('--no-clients', 'forget those that it has')
+    .option('--auto', 'let drover move it to where its clients are near')
+    .option('--no-auto', 'leave it where it is until somebody moves it')
+    .action(
+      action(
+        async (
+          { client, out },
+          options: { client?: RunVmRequest['clients']; clients: boolean; auto?: boolean },
+          name: string,
+        ) => {
+          const body = wishes(options)
+          const changed = await client.request<VmReply>('POST', apiPath`/vms/${name}/set`, body)
+          out.result(
+            changed,
+            (reply) =>
+              `${reply.name}: ${reply.auto ? 'auto' : 'not auto'}, clients ${reply.clients.map(formatClient).join(' ') || 'as connected'}`,
+          )
+        },
+      ),
+    )
+}
+
+/** @throws CliError USAGE when it says nothing, or two things at once */
+function wishes({
+  client = [],
+  clients: keepsClients,
+  auto,
+}: {
+  client?: RunVmRequest['clients']
+  clients: boolean
+  auto?: boolean
+}): SetVmRequest {
+  if (client.length > 0 && !keepsClients)
+    throw new CliError('USAGE', 'give --client or --no-clients, not both')
+  if (client.length === 0 && keepsClients && auto === undefined) {
+    throw new CliError('USAGE', 'nothing to change: give --client, --no-clients, --auto or --no-auto')
+  }
+  return { clients: client.length > 0 || !keepsClients ? client : null, auto: auto ?? null }
 }
 
 function renderList({ vms }: { vms: VmReply[] }): string {
@@ -179,6 +262,13 @@ function renderOne(vm: VmShowReply): string {
         .join('')
       return [`nic ${slot}`, `${mac}${shown}`] as const
     }),
+    ['clients', vm.clients.map(formatClient).join(' ') || null],
+    ['auto', vm.auto ? 'yes' : 'no'],
+    [
+      'clients from',
+      vm.clientLatency?.nodes.map(({ name, latencyMs }) => `${name} ${latencyMs.toFixed(1)} ms`).join(', ') ??
+        null,
+    ],
     ['pid', vm.pid === null ? null : String(vm.pid)],
     ['console', vm.consoleSocket],
     ['move', vm.migrationId],

@@ -11,6 +11,7 @@ import {
 } from './mesh.ts'
 import { startMoveSource, startVerdictClient } from './move-source.ts'
 import { startHerdServer, startMoveDestination, startVerdictServer } from './moves.ts'
+import { startProbeClient, startProbeServer } from './probes.ts'
 import { startRealNode } from './real-node.ts'
 import { startTemplateClient } from './template-client.ts'
 import { startTemplateServer } from './template-server.ts'
@@ -30,6 +31,8 @@ export const TARGETS: readonly FuzzTargetType[] = [
   { name: 'command-server', weight: 2, start: startCommandServer },
   { name: 'command-client', weight: 1, start: startCommandClient },
   { name: 'console-server', weight: 1, start: startConsoleServer },
+  { name: 'probe-server', weight: 1, start: startProbeServer },
+  { name: 'probe-client', weight: 1, start: startProbeClient },
   { name: 'herd-server', weight: 1, start: startHerdServer },
   { name: 'verdict-server', weight: 1, start: startVerdictServer },
   { name: 'move-destination', weight: 2, start: startMoveDestination },

@@ -20,6 +20,7 @@ import {
   statementCodec,
   verdictRequestCodec,
 } from '../../../src/wire/migration-messages.ts'
+import { probeReplyCodec, probeRequestCodec } from '../../../src/wire/probe-messages.ts'
 import { templateReplyCodec, templateRequestCodec } from '../../../src/wire/template-messages.ts'
 import type { Dice } from '../dice.ts'
 import { hostileMessage } from '../generate.ts'
@@ -47,6 +48,8 @@ const CODECS = {
   'drover.command.CommandReply': commandReplyCodec,
   'drover.command.ConsoleRequest': consoleRequestCodec,
   'drover.command.ConsoleReply': consoleReplyCodec,
+  'drover.placement.ProbeRequest': probeRequestCodec,
+  'drover.placement.ProbeReply': probeReplyCodec,
 } as const
 
 const NAMES = Object.keys(CODECS) as (keyof typeof CODECS)[]
