@@ -13,6 +13,7 @@ import { serveTemplate, TEMPLATE_PROTOCOL, TemplateStore } from '../template/ind
 import { VmService } from '../vm/index.ts'
 import { ApiServer } from './api/server.ts'
 import type { StatusReply } from './api-schema.ts'
+import { startCaretakers } from './caretakers.ts'
 import { placedPeers, startClientProbes } from './client-latency.ts'
 import { COMMAND_PROTOCOL } from './commands/ask.ts'
 import { CONSOLE_PROTOCOL, serveConsole } from './commands/console.ts'
@@ -20,17 +21,11 @@ import { Commands } from './commands/dispatch.ts'
 import { MAX_COMMANDS_PER_PEER, serveCommands } from './commands/serve.ts'
 import { type AgentConfig, passagesOf } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
-import { Drains } from './drain/drains.ts'
 import { EventHub } from './event-hub.ts'
-import { LikelyDestinations } from './likely-destinations.ts'
 import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import { NodeSwitches } from './node-switches.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
-import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
-import { RebalanceLoop } from './rebalance/rebalance-loop.ts'
-import { Relocations } from './relocation/relocate.ts'
-import { Surroundings } from './relocation/surroundings.ts'
 import { TemplateSpace } from './template-space.ts'
 
 /**
@@ -93,7 +88,7 @@ export class Agent implements AsyncDisposable {
     }
     const policy = new Policy(config.allow, { node: config.name })
     const coordinate = new OwnCoordinate()
-    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, coordinate, switches })
+    const facts = new NodeFactsReader({ templates, vms: vms.service, binary, switches, coordinate })
     const mesh = await this.#startMesh(db, facts, policy)
     this.#mesh = mesh
     starting.defer(() => mesh.stop())
@@ -122,28 +117,9 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       const clientProbes = await startClientProbes({ mesh, policy, vms: vms.service!, coordinate }, starting)
-      const parts = { binary, vms: vms.service!, migrations }
-      const surroundings = new Surroundings({
-        ...parts,
-        mesh,
-        templates,
-        latencySamples: (id) => clientProbes.samples(id),
-        bandwidthBytesPerSecond: (peer) => this.#linkRates.bytesPerSecond(peer),
-      })
-      const relocations = new Relocations({ ...parts, surroundings })
-      const drains = this.#drains(mesh, { switches, vms: parts.vms, relocations })
-      starting.defer(() => drains.stop())
-      const rebalancer = new RebalanceLedger({ switches, events: this.#events })
-      const loop = new RebalanceLoop(
-        { ...parts, surroundings, relocations, ledger: rebalancer, isDraining: () => drains.isDraining },
-        { peerId: mesh.peerId },
-      )
-      loop.start()
-      starting.defer(() => loop.stop())
-      hypervisor = { ...parts, clientProbes, linkRates: this.#linkRates, drains, rebalancer }
-      const destinations = new LikelyDestinations({ mesh, vms: vms.service! })
-      destinations.start()
-      starting.defer(() => destinations.stop())
+      const caretakerParts = { config, mesh, templates, switches, events: this.#events }
+      const rooms = { binary, vms: vms.service!, migrations, clientProbes, linkRates: this.#linkRates }
+      hypervisor = startCaretakers({ ...caretakerParts, ...rooms }, starting)
     } else {
       await mesh.handle(TEMPLATE_PROTOCOL, serveTemplate(templates, { policy }))
     }
@@ -271,11 +247,6 @@ export class Agent implements AsyncDisposable {
     )
     await migrations.start()
     return migrations
-  }
-
-  #drains(mesh: Mesh, parts: { switches: NodeSwitches; vms: VmService; relocations: Relocations }): Drains {
-    const announce = () => mesh.announce()
-    return new Drains({ ...parts, events: this.#events, announce }, { node: mesh.name })
   }
 
   async #learnRate(migrations: MigrationService, migrationId: MigrationId): Promise<void> {

@@ -180,6 +180,8 @@ export interface StatusReply {
   draining: boolean
   /** Null on a node without VMs. */
   rebalancer: RebalancerStatus | null
+  /** What has come of templates before they were needed, in the last hour; null on a node without VMs. */
+  prefetch: { limitBytesPerHour: number; spentBytes: number } | null
   /** Pages of departed VMs on disk, for their return; null on a node without VMs. */
   keptPages: { keptBytes: number; limitBytes: number } | null
   /** QEMUs that are ready for VMs that arrive. */
@@ -243,10 +245,10 @@ export interface NodeReply {
   templatesTotal: number
   vms: readonly NodeVm[]
   vmsTotal: number
-  /** Where it is in the network, in ms; null: it doesn't tell. */
-  coordinate: NodeCoordinate | null
   /** It gives its VMs away and takes none. */
   draining: boolean
+  /** Where it is in the network, in ms; null: it doesn't tell. */
+  coordinate: NodeCoordinate | null
   /** Since it was heard of; null for this node. */
   ageMs: number | null
   /** Until it is forgotten, if it falls silent; null for this node. */

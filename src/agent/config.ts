@@ -16,6 +16,8 @@ const VM_SOCKET_SUFFIX = `/${'0'.repeat(36)}/incoming.sock`
 export const DEFAULT_SOCKET = '/run/drover/agent.sock'
 export const DEFAULT_DATA_DIR = '/var/lib/drover'
 export const DEFAULT_LISTEN = '/ip4/0.0.0.0/tcp/4710'
+/** Some templates: what an hour of an idle link of 2.4 Mbit/s carries. */
+const DEFAULT_PREFETCH_LIMIT_BYTES = 1024 ** 3
 /** Several VMs' own pages: an edge node has more disk than memory. */
 const DEFAULT_KEEP_LIMIT_BYTES = 1024 ** 3
 const DEFAULT_QEMU = 'qemu-system-x86_64'
@@ -66,6 +68,8 @@ const configSchema = z.strictObject({
   templateLimitBytes: sizeSchema.optional(),
   /** What pages of VMs that went away may take on disk, for their return; 0: none are kept. Default: 1 GiB. */
   keepLimitBytes: z.union([z.literal(0), sizeSchema]).optional(),
+  /** What may come in an hour of templates that VMs of other nodes run from, before one is needed; 0: none. Default: 1 GiB. */
+  prefetchLimitBytes: z.union([z.literal(0), sizeSchema]).optional(),
   /** QEMUs kept started on the templates used last, for VMs that may arrive; as memory allows. Default: none. */
   prepare: z.int().min(0).max(MAX_PREPARE).optional(),
   /** QEMU binary, a path or a name in PATH. */
@@ -98,6 +102,8 @@ export interface AgentConfig {
   memoryLimitBytes: number | null
   templateLimitBytes: number | null
   keepLimitBytes: number
+  /** Per hour. */
+  prefetchLimitBytes: number
   /** QEMUs kept ready for VMs that may arrive. */
   prepare: number
   qemuPath: string
@@ -134,6 +140,7 @@ export async function loadConfig(flags: AgentFlags): Promise<AgentConfig> {
     memoryLimitBytes: settings.memoryLimitBytes ?? null,
     templateLimitBytes: settings.templateLimitBytes ?? null,
     keepLimitBytes: settings.keepLimitBytes ?? DEFAULT_KEEP_LIMIT_BYTES,
+    prefetchLimitBytes: settings.prefetchLimitBytes ?? DEFAULT_PREFETCH_LIMIT_BYTES,
     prepare: settings.prepare ?? 0,
     qemuPath: programPath(settings.qemu ?? DEFAULT_QEMU),
     qemuUser: settings.qemuUser ?? null,

@@ -12,20 +12,20 @@ import type { NodeSwitches } from './node-switches.ts'
 export class NodeFactsReader {
   readonly #templates: TemplateStore
   readonly #vms: VmService | null
-  readonly #coordinate: Pick<OwnCoordinate, 'now'>
   readonly #switches: NodeSwitches
+  readonly #coordinate: Pick<OwnCoordinate, 'now'>
   readonly #qemu: NodeQemu | null
 
   constructor(components: {
     templates: TemplateStore
     vms: VmService | null
     binary: QemuBinary | null
-    coordinate: Pick<OwnCoordinate, 'now'>
     switches: NodeSwitches
+    coordinate: Pick<OwnCoordinate, 'now'>
   }) {
-    const { templates, vms, binary, coordinate, switches } = components
-    this.#coordinate = coordinate
+    const { templates, vms, binary, switches, coordinate } = components
     this.#switches = switches
+    this.#coordinate = coordinate
     this.#templates = templates
     this.#vms = vms
     this.#qemu =
@@ -49,8 +49,8 @@ export class NodeFactsReader {
       qemu: this.#qemu,
       templates: this.#templates.list().map(({ id }) => id),
       vms: this.#listVms(),
-      coordinate: this.#coordinate.now,
       draining: this.#switches.isOn('draining'),
+      coordinate: this.#coordinate.now,
     }
   }
 

@@ -13,6 +13,7 @@ import type { Commands } from './commands/dispatch.ts'
 import type { AgentConfig } from './config.ts'
 import type { Drains } from './drain/drains.ts'
 import type { EventHub } from './event-hub.ts'
+import type { TemplatePrefetch } from './prefetch/prefetch.ts'
 import type { Rebalancer } from './rebalance/rebalancer.ts'
 import type { TemplateSpace } from './template-space.ts'
 
@@ -38,9 +39,10 @@ export interface Hypervisor {
   binary: QemuBinary
   vms: VmService
   migrations: MigrationService
-  clientProbes: ClientProbes
   drains: Drains
   rebalancer: Rebalancer
+  prefetch: TemplatePrefetch
+  clientProbes: ClientProbes
   /** What links from here carried in moves. */
   linkRates: LinkRates
 }

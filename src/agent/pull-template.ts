@@ -2,6 +2,7 @@ import { errorBody, PolicyError } from '../domain/errors.ts'
 import { TEMPLATE_ID_PATTERN } from '../domain/template.ts'
 import {
   type DroppedProvider,
+  type FetchTemplateRequest,
   type FetchTemplateResult,
   fetchTemplate,
   NOTHING_FETCHED,
@@ -20,6 +21,9 @@ export interface Pull {
   /** Local label for it. */
   name: string | null
   progress: (value: TemplateProgress) => void
+  /** As in FetchTemplateRequest. */
+  admit?: FetchTemplateRequest['admit']
+  pace?: FetchTemplateRequest['pace']
   signal: AbortSignal
 }
 
@@ -29,8 +33,8 @@ export interface Pull {
  * @throws PolicyError NOT_PERMITTED when nobody else gave it; AgentError TEMPLATE_ID_NEEDED, TEMPLATE_NOT_ON_PEERS; with one peer to ask, what that one said
  */
 export async function pullTemplate(
-  { mesh, templates, events }: AgentParts,
-  { template, from, name, progress, signal }: Pull,
+  { mesh, templates, events }: Pick<AgentParts, 'mesh' | 'templates' | 'events'>,
+  { template, from, name, progress, admit, pace, signal }: Pull,
 ): Promise<FetchTemplateResult> {
   const here = templates.list().find(({ id, names }) => id === template || names.includes(template))
   if (here !== undefined) {
@@ -54,6 +58,8 @@ export async function pullTemplate(
         templateProviders(await peers(), (peer, protocol, bounded) => mesh.open(peer, protocol, bounded)),
       id: template,
       name,
+      admit,
+      pace,
       signal,
       onProgress: ({ chunksDone, chunksTotal }) =>
         progress({ stage: 'receiving', done: chunksDone, total: chunksTotal }),

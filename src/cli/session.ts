@@ -15,6 +15,7 @@ export interface AgentFlags {
   memoryLimitBytes?: number
   templateLimitBytes?: number
   keepLimitBytes?: number
+  prefetchLimitBytes?: number
   prepare?: number
   qemu?: string
   qemuUser?: string

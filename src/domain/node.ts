@@ -47,10 +47,10 @@ export interface NodeFacts {
   qemu: NodeQemu | null
   templates: readonly TemplateId[]
   vms: readonly NodeVm[]
-  /** Null: it has none, or doesn't tell. */
-  coordinate: NodeCoordinate | null
   /** It gives its VMs away and takes none, until a person says otherwise. */
   draining: boolean
+  /** Null: it has none, or doesn't tell. */
+  coordinate: NodeCoordinate | null
 }
 
 /** What the directory knows of a node. */

@@ -83,8 +83,8 @@ export function packAnnouncement(content: AnnouncementContent): Uint8Array {
     templatesTotal: digests.length,
     vms: facts.vms.slice(0, MAX_ANNOUNCED_VMS).map((vm) => packVm(vm, places)),
     vmsTotal: facts.vms.length,
-    coordinate: facts.coordinate === null ? null : packCoordinate(facts.coordinate),
     draining: facts.draining,
+    coordinate: facts.coordinate === null ? null : packCoordinate(facts.coordinate),
   }
   let bytes = announcementCodec.encode(message)
   while (bytes.length > MAX_ANNOUNCEMENT_BYTES - ENVELOPE_BYTES) {
@@ -112,8 +112,8 @@ export function unpackAnnouncement(bytes: Uint8Array): Announcement {
       qemu: message.qemu === null ? null : unpackQemu(message.qemu),
       templates: templateIds,
       vms: vms.map((vm) => unpackVm(vm, templateIds)),
-      coordinate: message.coordinate === null ? null : unpackCoordinate(message.coordinate),
       draining: message.draining,
+      coordinate: message.coordinate === null ? null : unpackCoordinate(message.coordinate),
     },
     templatesTotal,
     vmsTotal,

@@ -50,8 +50,8 @@ const NO_FACTS: NodeFacts = {
   qemu: null,
   templates: [],
   vms: [],
-  coordinate: null,
   draining: false,
+  coordinate: null,
 }
 
 export interface AnnouncementsComponents {

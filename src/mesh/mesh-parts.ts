@@ -59,8 +59,8 @@ const NO_FACTS: NodeFacts = {
   qemu: null,
   templates: [],
   vms: [],
-  coordinate: null,
   draining: false,
+  coordinate: null,
 }
 export const NO_INVENTORY: NodeInventory = { templates: [], vms: [] }
 

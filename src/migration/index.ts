@@ -6,6 +6,7 @@
  */
 export { loadsStateOf } from './admission.ts'
 export { MIGRATION_ERRORS, MigrationError } from './errors.ts'
+export { Pace } from './pace.ts'
 export type { ArrivingVm, DepartingVm, MovableVm, MovableVms, Signatures } from './ports.ts'
 export { HANDOVER_PROTOCOL, HERD_PROTOCOL, MIGRATE_PROTOCOL, PAGES_PROTOCOL } from './protocol.ts'
 export {

@@ -40,6 +40,11 @@ export interface FetchTemplateRequest {
   frameTimeoutMs?: number | undefined
   /** Waits before a provider whose connection broke is tried again. */
   retryDelaysMs?: readonly number[] | undefined
+  /**
+   * Told what the template will take on disk at most, once its manifest is here and nothing else: what it throws ends
+   * the fetch. Not asked when a fetch that is under way is shared.
+   */
+  admit?: ((sizeBytes: number) => void) | undefined
   /** Keeps the fetch below a rate. */
   pace?: FetchPace | undefined
 }
@@ -89,8 +94,10 @@ async function fetchMissing(
   await using found = await findManifest(request, signal)
   const { manifest } = found
   await using local = new LocalPages({ store, index: store.pageIndex })
+  const sizeBytes = neededBytes(manifest)
+  request.admit?.(sizeBytes)
   const draft = await store.beginFetch(id)
-  const lackingBytes = neededBytes(manifest) - (await directoryBytes(draft.dir))
+  const lackingBytes = sizeBytes - (await directoryBytes(draft.dir))
   using _space = store.reserveBytes(Math.max(0, lackingBytes))
   try {
     await using incoming = await IncomingTemplate.open(draft.files, manifest, {

@@ -302,6 +302,21 @@ export class TemplateStore {
     return entries.map(([id, entry]) => toRecord(id, entry))
   }
 
+  /** What all templates take on disk, shared blocks counted for each. */
+  async diskBytes(): Promise<number> {
+    return (await this.#measured()).reduce((sum, { bytes }) => sum + (bytes ?? 0), 0)
+  }
+
+  /** Null: it was removed meanwhile. */
+  #measured(): Promise<{ id: TemplateId; bytes: number | null }[]> {
+    return Promise.all(
+      this.list().map(async ({ id }) => ({
+        id,
+        bytes: await directoryBytes(this.#path(id)).catch(goneIsNull),
+      })),
+    )
+  }
+
   /**
    * Removes what interrupted fetches left, and with a limit as many templates as it takes for the others to fit, the
    * least useful first, never one in use.
@@ -322,12 +337,7 @@ export class TemplateStore {
   }> {
     const partialBytes = await this.#removePartial()
     const newest = options.spareNewest ? this.#newest() : null
-    const measured = await Promise.all(
-      this.list().map(async ({ id }) => ({
-        id,
-        bytes: await directoryBytes(this.#path(id)).catch(goneIsNull),
-      })),
-    )
+    const measured = await this.#measured()
     // What was removed meanwhile is no candidate.
     const candidates = measured.flatMap(({ id, bytes }) => {
       const entry = this.#entries.get(id)

@@ -104,8 +104,8 @@ const announcement = z
     templatesTotal: total,
     vms: z.array(announcedVm).max(MAX_ANNOUNCED_VMS),
     vmsTotal: total,
-    coordinate: coordinate.nullable(),
     draining: z.boolean(),
+    coordinate: coordinate.nullable(),
   })
   .refine(
     ({ templates, templateFilter, templatesTotal }) =>

@@ -40,6 +40,7 @@ test('status names the node, its QEMU and its counts', async () => {
     },
     draining: false,
     rebalancer: { paused: false, moves: { decided: 0, made: 0, failed: 0 }, vms: 0, lookedAtMs: null },
+    prefetch: { limitBytesPerHour: 0, spentBytes: 0 },
     keptPages: { keptBytes: 0, limitBytes: 1024 ** 3 },
     preparedQemus: [],
     counts: {

@@ -80,8 +80,7 @@ function record(name: string, bytes: number): VmRecord {
     clients: [],
     auto: false,
   }
-  const coolDown = { ...NO_COOL_DOWN, atMs: 0 }
-  return { spec, epoch: 1, state, runDirName: name, createdAtMs: 0, coolDown }
+  return { spec, epoch: 1, state, runDirName: name, createdAtMs: 0, coolDown: { ...NO_COOL_DOWN, atMs: 0 } }
 }
 
 function moved(vm: string): Relocated {

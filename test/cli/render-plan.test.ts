@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { renderPlan } from '../../src/cli/render-plan.ts'
+import { formatMs } from '../../src/cli/units.ts'
 import {
   type CandidateNode,
   NO_COOL_DOWN,
@@ -83,7 +84,8 @@ test('a plan shows each move with its sum term by term, and why it is made or no
     ['load', '0', 'CPUs are free'],
     ['sum', Math.round(netMsS).toLocaleString('en-US'), 'pays'],
   ])
-  expect(text).toContain('web-2 → edge-2  stays: saves less than the 7.8 ms that count')
+  const { neededMs } = moves.find(({ vmName }) => vmName === 'web-2')!.sum!.lead
+  expect(text).toContain(`web-2 → edge-2  stays: saves less than the ${formatMs(neededMs)} that count`)
   expect(text).toContain('web-3 → edge-2  stays: it was not started with --auto')
 })
 

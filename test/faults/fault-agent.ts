@@ -62,7 +62,10 @@ export class FaultAgent implements AsyncDisposable {
     const { prefix, config } = this.#settings
     const { name, dataDir, socket } = this
     const path = join(this.dir, 'config.json')
-    await writeFile(path, JSON.stringify({ ...config, name, dataDir, socket } satisfies ConfigFile))
+    await writeFile(
+      path,
+      JSON.stringify({ prefetchLimitBytes: 0, ...config, name, dataDir, socket } satisfies ConfigFile),
+    )
     const environment = Object.entries(this.failpoints.environment()).map(([key, value]) => `${key}=${value}`)
     const [command, ...args] = [...prefix, 'env', ...environment, process.execPath, LAUNCHER]
     const child = spawn(command!, [...args, 'agent', '--config', path], {

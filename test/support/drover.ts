@@ -90,7 +90,9 @@ export class AgentUnderTest implements AsyncDisposable {
   async start(): Promise<void> {
     const args = ['agent', '--name', this.name, '--data-dir', this.dataDir, '--socket', this.socket]
     const listen = this.#flags.includes('--listen') ? [] : ['--listen', '/ip4/127.0.0.1/tcp/0']
-    const own = [process.execPath, LAUNCHER, ...args, ...listen, ...this.#flags]
+    // Templates come when a test says so.
+    const prefetch = this.#flags.includes('--prefetch') ? [] : ['--prefetch', '0']
+    const own = [process.execPath, LAUNCHER, ...args, ...listen, ...prefetch, ...this.#flags]
     const [command, ...rest] = [...this.#prefix, ...own]
     const child = spawn(command!, rest, { stdio: ['ignore', 'ignore', 'pipe'] })
     this.#child = child

@@ -28,8 +28,8 @@ export function someFacts(facts: Partial<NodeFacts> = {}): NodeFacts {
     },
     templates: [],
     vms: [],
-    coordinate: { axesMs: [1.5, -20.25, 0], heightMs: 3.125, error: 0.25 },
     draining: false,
+    coordinate: { axesMs: [1.5, -20.25, 0], heightMs: 3.125, error: 0.25 },
     ...facts,
   }
 }

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { DrainReply } from '../../src/agent/api-schema.ts'
+import type { DrainReply, StatusReply } from '../../src/agent/api-schema.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
 import { type AgentUnderTest, LAUNCHER } from '../support/drover.ts'
 import { pastEvents } from '../support/herd.ts'
@@ -10,9 +10,12 @@ import { expectCounting, inGuest, met, runVm, showVm, TwoNodes, vmNames } from '
 
 let nodes: TwoNodes
 let third: AgentUnderTest
+/** Has no room for any VM. */
+let full: AgentUnderTest
 beforeAll(async () => {
   nodes = await TwoNodes.start({ memory: '128M' })
   third = await nodes.join('edge-3', [])
+  full = await nodes.join('edge-4', ['--prefetch', '1G', '--memory-limit', '1M'])
   await met(nodes.destination, third)
 })
 afterAll(() => nodes?.[Symbol.asyncDispose]())
@@ -89,7 +92,8 @@ test('what can go nowhere stays, with the reasons of each node; a stopped VM has
     notPlaced: [{ vm: 'web-2', code: 'NO_DESTINATION', outcome: 'refused' }],
     stopped: ['off'],
   })
-  expect(reply.notPlaced[0]!.message).toMatch(/edge-3: .*\(NAME_TAKEN\).*edge-1: .*\(NODE_DRAINING\)/)
+  const message = /edge-3: .*\(NAME_TAKEN\).*edge-4: .*\(NOT_ENOUGH_MEMORY\).*edge-1: .*\(NODE_DRAINING\)/
+  expect(reply.notPlaced[0]!.message).toMatch(message)
   expect(code).toBe(3)
   expect(await showVm(destination, 'web-2')).toMatchObject({ state: 'running', runState: 'running' })
   await expectCounting(third, 'web-1', 1)
@@ -124,6 +128,15 @@ test('Ctrl-C cancels the moves under way: what has not left runs on, and the nod
   expect(await third.json('status')).toMatchObject({ draining: true, counts: { vmsRunning: 3 } })
   await expectCounting(third, 'web-1', 1)
   expect((await third.run(['vm', 'run', 'new', '--template', nodes.templateId])).code).toBe(3)
+})
+
+test('a node that joined is getting the template of their VMs, although nobody asked for it', async () => {
+  const spentBytes = async () =>
+    (await full.json<Pick<StatusReply, 'prefetch'>>('status')).prefetch!.spentBytes
+  await expect.poll(spentBytes, { timeout: 60_000, interval: 250 }).toBeGreaterThan(0)
+  expect(await pastEvents(full)).toContainEqual(
+    expect.objectContaining({ kind: 'template-prefetch-started', id: nodes.templateId }),
+  )
 })
 
 async function underWay(agent: AgentUnderTest): Promise<number> {

@@ -32,6 +32,7 @@ async function status(parts: AgentParts): Promise<StatusReply> {
     memory: (await hypervisor?.vms.memory()) ?? null,
     draining: hypervisor?.drains.isDraining ?? false,
     rebalancer: hypervisor?.rebalancer.status() ?? null,
+    prefetch: hypervisor?.prefetch.status() ?? null,
     keptPages: hypervisor?.migrations.keptPages.bytes() ?? null,
     preparedQemus: hypervisor?.vms.preparedQemus() ?? [],
     counts: {

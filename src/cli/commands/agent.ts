@@ -12,6 +12,7 @@ interface AgentOptions {
   memoryLimit?: number
   templateLimit?: number
   keepLimit?: number
+  prefetch?: number
   prepare?: number | true
   qemu?: string
   qemuUser?: string
@@ -35,7 +36,7 @@ export function registerAgent(program: Command, action: Action): void {
     )
     .option(
       '--config <file>',
-      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, allow, memoryLimitBytes, templateLimitBytes, keepLimitBytes, prepare, qemu, qemuUser, accel, logLevel',
+      'settings as JSON: name, dataDir, socket, listen, join, bootstrap, mdns, allow, memoryLimitBytes, templateLimitBytes, keepLimitBytes, prefetchLimitBytes, prepare, qemu, qemuUser, accel, logLevel',
     )
     .option('--name <name>', "how other nodes call this one (default: the host's name)")
     .option('--data-dir <dir>', 'templates, identity, records (default: /var/lib/drover)')
@@ -61,6 +62,11 @@ export function registerAgent(program: Command, action: Action): void {
       'what pages of VMs that went away may take on disk, for their return; 0 keeps none (default: 1G)',
       sizeOrNone,
     )
+    .option(
+      '--prefetch <size>',
+      'what may come in an hour of templates that VMs of other nodes run from, while no VM is on its way; 0: none comes before it is needed (default: 1G)',
+      sizeOrNone,
+    )
     .option('--qemu <path>', 'QEMU binary (default: qemu-system-x86_64)')
     .option(
       '--qemu-user <name>',
@@ -70,16 +76,22 @@ export function registerAgent(program: Command, action: Action): void {
       new Option('--accel <kind>', 'what executes guests (default: auto)').choices(['auto', 'kvm', 'tcg']),
     )
   command.action(
-    action(async (session, { memoryLimit, templateLimit, keepLimit, prepare, ...options }: AgentOptions) => {
-      const flags: AgentFlags = { ...options }
-      if (memoryLimit !== undefined) flags.memoryLimitBytes = memoryLimit
-      if (templateLimit !== undefined) flags.templateLimitBytes = templateLimit
-      if (keepLimit !== undefined) flags.keepLimitBytes = keepLimit
-      if (prepare !== undefined) flags.prepare = prepare === true ? 1 : prepare
-      // The default socket gives way to the config file's; a flag or DROVER_SOCKET doesn't.
-      if (program.getOptionValueSource('socket') !== 'default') flags.socket = session.socket
-      if (session.verbosity > 0) flags.logLevel = session.verbosity === 1 ? 'debug' : 'trace'
-      await session.agent(flags, session.signal)
-    }),
+    action(
+      async (
+        session,
+        { memoryLimit, templateLimit, keepLimit, prefetch, prepare, ...options }: AgentOptions,
+      ) => {
+        const flags: AgentFlags = { ...options }
+        if (memoryLimit !== undefined) flags.memoryLimitBytes = memoryLimit
+        if (templateLimit !== undefined) flags.templateLimitBytes = templateLimit
+        if (keepLimit !== undefined) flags.keepLimitBytes = keepLimit
+        if (prefetch !== undefined) flags.prefetchLimitBytes = prefetch
+        if (prepare !== undefined) flags.prepare = prepare === true ? 1 : prepare
+        // The default socket gives way to the config file's; a flag or DROVER_SOCKET doesn't.
+        if (program.getOptionValueSource('socket') !== 'default') flags.socket = session.socket
+        if (session.verbosity > 0) flags.logLevel = session.verbosity === 1 ? 'debug' : 'trace'
+        await session.agent(flags, session.signal)
+      },
+    ),
   )
 }

@@ -46,7 +46,7 @@ async function statusWithin({ client, signal }: Session, waitMs: number): Promis
 }
 
 function render(status: StatusReply): string {
-  const { qemu, memory, keptPages, preparedQemus, counts, policy, rebalancer, ...node } = status
+  const { qemu, memory, keptPages, preparedQemus, counts, policy, rebalancer, prefetch, ...node } = status
   return renderFacts([
     ['node', node.name],
     ['peer id', node.peerId],
@@ -62,6 +62,7 @@ function render(status: StatusReply): string {
     ['ready QEMUs', preparedQemus.length === 0 ? null : String(preparedQemus.length)],
     ['VMs', `${counts.vmsRunning} running of ${counts.vms}`],
     ['templates', String(counts.templates)],
+    ['prefetched', prefetch === null ? null : renderPrefetch(prefetch)],
     ['members', `${counts.membersConnected} connected of ${counts.members}`],
     ['moves', `${counts.migrationsRunning} under way`],
     ['rebalancer', rebalancer === null ? null : renderRebalancer(rebalancer)],
@@ -71,6 +72,11 @@ function render(status: StatusReply): string {
 
 function renderRebalancer({ paused, moves }: NonNullable<StatusReply['rebalancer']>): string {
   return `${paused ? 'paused' : 'on'}: ${moves.made} moves made, ${moves.failed} failed`
+}
+
+function renderPrefetch({ limitBytesPerHour, spentBytes }: NonNullable<StatusReply['prefetch']>): string {
+  if (limitBytesPerHour === 0) return 'off'
+  return `${formatBytes(spentBytes)} in the last hour, of at most ${formatBytes(limitBytesPerHour)}`
 }
 
 function renderKept({ keptBytes, limitBytes }: NonNullable<StatusReply['keptPages']>): string {
