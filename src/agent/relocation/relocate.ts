@@ -8,6 +8,8 @@ import type { Mesh } from '../../mesh/index.ts'
 import {
   type CandidateNode,
   type LatencySample,
+  type MoveCost,
+  moveCost,
   NO_COOL_DOWN,
   rankDestinations,
   type VmSituation,
@@ -97,22 +99,20 @@ export class Relocations {
   destinations(id: VmId): Destination[] {
     const machine = this.#machine(id)
     const others = this.#components.mesh.directory().filter(({ self }) => !self)
-    const candidates = others.map((node) => this.#candidate(node, machine))
-    const { ranked, unfit: rest } = rankDestinations(this.#situation(id), candidates)
-    const withRoom = ranked.map(({ peerId, name, cost }) => ({ peerId, name, memoryBytes: cost.memoryBytes }))
-    const withoutRoom = rest.flatMap(({ peerId, name, reason }) =>
-      reason.code === 'no-room'
-        ? [
-            {
-              peerId,
-              name,
-              memoryBytes: reason.neededBytes,
-              leftBytes: reason.availableBytes - reason.neededBytes,
-            },
-          ]
-        : [],
-    )
-    return [...withRoom, ...withoutRoom.toSorted((a, b) => b.leftBytes - a.leftBytes)]
+    const holders = new Set(this.#components.mesh.announcersOf(machine.templateId))
+    const candidates = others.map((node) => this.#candidate(node, machine, holders))
+    const vm = this.#situation(id)
+    const { ranked, unfit: rest } = rankDestinations(vm, candidates)
+    const full = rest.filter(({ reason }) => reason.code === 'no-room').map(({ peerId }) => peerId)
+    const byRoom = candidates
+      .filter(({ peerId }) => full.includes(peerId))
+      .toSorted((a, b) => b.availableBytes - a.availableBytes)
+    return [
+      ...ranked.map(({ peerId, name, cost }) => ({ peerId, name, ...costs(cost), hasRoom: true })),
+      ...byRoom.map((node) => {
+        return { peerId: node.peerId, name: node.name, ...costs(moveCost(vm, node)), hasRoom: false }
+      }),
+    ]
   }
 
   async #relocate(id: VmId, vm: string, options: RelocationOptions): Promise<Relocated> {
@@ -216,12 +216,12 @@ export class Relocations {
     }
   }
 
-  #candidate(node: NodeView, machine: MachineNeeds): CandidateNode {
-    const { mesh, bandwidthBytesPerSecond = () => null } = this.#components
+  #candidate(node: NodeView, machine: MachineNeeds, holders: ReadonlySet<PeerIdText>): CandidateNode {
+    const { bandwidthBytesPerSecond = () => null } = this.#components
     const { peerId, receivedAtMs } = node
     const { bytes, onTheirWay } = this.#promises.to(peerId, { saidAtMs: receivedAtMs, nowMs: nowMs() })
     return candidateNode(node, [machine], {
-      holds: (id) => mesh.announcersOf(id).includes(peerId),
+      holds: () => holders.has(peerId),
       bandwidthBytesPerSecond: bandwidthBytesPerSecond(peerId),
       movesIn: onTheirWay,
       promisedBytes: bytes,
@@ -251,6 +251,13 @@ export class Relocations {
       details: { vm, reasons },
     })
   }
+}
+
+function costs({ memoryBytes, privateBytes, templateBytes }: MoveCost): {
+  memoryBytes: number
+  sendBytes: number
+} {
+  return { memoryBytes, sendBytes: privateBytes + templateBytes }
 }
 
 /** What ended a move, as an error again. */
