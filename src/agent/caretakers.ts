@@ -7,6 +7,8 @@ import { LikelyDestinations } from './likely-destinations.ts'
 import type { NodeSwitches } from './node-switches.ts'
 import type { Hypervisor } from './parts.ts'
 import { TemplatePrefetch } from './prefetch/prefetch.ts'
+import { MemoryWatch } from './pressure/memory-watch.ts'
+import { sampleMemory } from './pressure/sample.ts'
 import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
 import { RebalanceLoop } from './rebalance/rebalance-loop.ts'
 import { Relocations } from './relocation/relocate.ts'
@@ -47,6 +49,10 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   )
   prefetch.start()
   starting.defer(() => prefetch.stop())
+  const isPaused = () => drains.isDraining || switches.isOn('rebalancingPaused')
+  const memory = new MemoryWatch({ vms, relocations, events, isPaused, sample: () => sampleMemory(vms) })
+  memory.start()
+  starting.defer(() => memory.stop())
   const destinations = new LikelyDestinations({ mesh, vms })
   destinations.start()
   starting.defer(() => destinations.stop())

@@ -104,8 +104,8 @@ function probingNodes(mesh: Mesh): ProbingNode[] {
     holders.set(id, known)
     return known
   }
-  return mesh.directory().flatMap(({ peerId, self, facts: { qemu, memory, coordinate } }) => {
-    if (self || qemu === null || memory === null) return []
+  return mesh.directory().flatMap(({ peerId, self, facts: { qemu, memory, coordinate, draining } }) => {
+    if (self || draining || qemu === null || memory === null) return []
     return [{ peerId, coordinate, holds: (id: string) => holdersOf(id).has(peerId) }]
   })
 }

@@ -11,6 +11,7 @@ export { VM_ERRORS, VmError } from './errors.ts'
 // What happens, and what can go wrong.
 export type { VmEvent, VmEventListener } from './events.ts'
 export type { NicRequest } from './nics.ts'
+export { hostAvailableBytes } from './node-memory.ts'
 export type { Database, DatabaseWrite } from './records.ts'
 export { stopReason } from './refusals.ts'
 // Moves: a VM on its way out, a VM on its way in.

@@ -81,4 +81,8 @@ export interface Destination {
   name: string
   /** That it will take there. */
   memoryBytes: number
+  /** That must be sent: its pages, and its template where that is missing. */
+  sendBytes: number
+  /** By what the node announced, and what is on its way there. */
+  hasRoom: boolean
 }

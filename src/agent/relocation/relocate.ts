@@ -3,7 +3,7 @@ import type { MigrationProgress, MigrationReport } from '../../domain/migration.
 import type { MigrationId, PeerIdText, VmId } from '../../domain/vm.ts'
 import { unlessAborted } from '../../domain/wait.ts'
 import { meshNowMs } from '../../mesh/index.ts'
-import { rankDestinations } from '../../placement/index.ts'
+import { type MoveCost, moveCost, rankDestinations } from '../../placement/index.ts'
 import { AgentError } from '../errors.ts'
 import type { Hypervisor } from '../parts.ts'
 import { type Destination, type MachineNeeds, UNFIT_MEANINGS, unfit } from './candidates.ts'
@@ -84,21 +84,18 @@ export class Relocations {
     const { vms, surroundings } = this.#components
     const { record } = vms.movable(id)
     const candidates = surroundings.candidates([surroundings.machine(record)])
-    const { ranked, unfit: rest } = rankDestinations(surroundings.vm(record), candidates)
-    const withRoom = ranked.map(({ peerId, name, cost }) => ({ peerId, name, memoryBytes: cost.memoryBytes }))
-    const withoutRoom = rest.flatMap(({ peerId, name, reason }) =>
-      reason.code === 'no-room'
-        ? [
-            {
-              peerId,
-              name,
-              memoryBytes: reason.neededBytes,
-              leftBytes: reason.availableBytes - reason.neededBytes,
-            },
-          ]
-        : [],
-    )
-    return [...withRoom, ...withoutRoom.toSorted((a, b) => b.leftBytes - a.leftBytes)]
+    const vm = surroundings.vm(record)
+    const { ranked, unfit: rest } = rankDestinations(vm, candidates)
+    const full = rest.filter(({ reason }) => reason.code === 'no-room').map(({ peerId }) => peerId)
+    const byRoom = candidates
+      .filter(({ peerId }) => full.includes(peerId))
+      .toSorted((a, b) => b.availableBytes - a.availableBytes)
+    return [
+      ...ranked.map(({ peerId, name, cost }) => ({ peerId, name, ...costs(cost), hasRoom: true })),
+      ...byRoom.map((node) => {
+        return { peerId: node.peerId, name: node.name, ...costs(moveCost(vm, node)), hasRoom: false }
+      }),
+    ]
   }
 
   async #relocate(id: VmId, vm: string, options: RelocationOptions): Promise<Relocated> {
@@ -130,7 +127,7 @@ export class Relocations {
    */
   async move(
     id: VmId,
-    { peerId, memoryBytes }: Destination,
+    { peerId, memoryBytes }: Pick<Destination, 'peerId' | 'memoryBytes'>,
     { automatic = false, ...options }: RelocationOptions & { automatic?: boolean },
   ): Promise<MigrationReport> {
     const { migrations, surroundings } = this.#components
@@ -204,6 +201,13 @@ export class Relocations {
       details: { vm, reasons },
     })
   }
+}
+
+function costs({ memoryBytes, privateBytes, templateBytes }: MoveCost): {
+  memoryBytes: number
+  sendBytes: number
+} {
+  return { memoryBytes, sendBytes: privateBytes + templateBytes }
 }
 
 /** What ended a move, as an error again. */
