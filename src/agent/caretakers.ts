@@ -4,6 +4,7 @@ import type { AgentConfig } from './config.ts'
 import { Drains } from './drain/drains.ts'
 import type { EventHub } from './event-hub.ts'
 import { LikelyDestinations } from './likely-destinations.ts'
+import { cpuLoad } from './node-facts.ts'
 import type { NodeSwitches } from './node-switches.ts'
 import type { Hypervisor } from './parts.ts'
 import { TemplatePrefetch } from './prefetch/prefetch.ts'
@@ -59,7 +60,7 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   const rebalancer = new RebalanceLedger({ switches, events })
   const isDraining = () => drains.isDraining
   const loop = new RebalanceLoop(
-    { ...rooms, surroundings, relocations, ledger: rebalancer, isDraining },
+    { ...rooms, surroundings, relocations, ledger: rebalancer, isDraining, load: cpuLoad },
     { peerId: mesh.peerId },
   )
   loop.start()

@@ -41,11 +41,10 @@ export class NodeFactsReader {
 
   /** Now: some file reads for each VM. */
   read(): NodeFacts {
-    const cpus = availableParallelism()
     return {
       memory: this.#vms?.memory() ?? null,
-      load: loadavg()[0]! / cpus,
-      cpus,
+      load: cpuLoad(),
+      cpus: availableParallelism(),
       qemu: this.#qemu,
       templates: this.#templates.list().map(({ id }) => id),
       vms: this.#listVms(),
@@ -74,4 +73,9 @@ function nodeVm({ spec, state, epoch }: VmRecord): NodeVm {
     state: vmStateName(state),
     epoch,
   }
+}
+
+/** Average of the last minute's runnable processes, per CPU: above 1 they wait. */
+export function cpuLoad(): number {
+  return loadavg()[0]! / availableParallelism()
 }

@@ -34,7 +34,11 @@ function renderSum({ lead, cost, gainMsS, overloadMsS, netMsS }: Sum): string {
     ['template', msS(-cost.templateMsS), template],
     ['blackout', msS(-cost.blackoutMsS), formatMs(cost.blackoutMs)],
     ['memory', msS(-cost.memoryMsS), `${formatBytes(cost.memoryBytes)} there`],
-    ['load', msS(-overloadMsS), overloadMsS > 0 ? 'its CPUs are waited for' : 'CPUs are free'],
+    [
+      'load',
+      msS(-overloadMsS),
+      overloadMsS > 0 ? 'its CPUs are waited for' : 'no more waiting for CPUs than here',
+    ],
     ['sum', msS(netMsS), netMsS > 0 ? 'pays' : 'does not pay'],
   ]
   return renderTable(['TERM', 'MS·S', ''], rows)

@@ -47,7 +47,7 @@ export const LINK_BUSY_MS = 500
 export const ALL_MEMORY_MS_S = 2_000
 /** Price of each second in which clients get no answer, beside the wait itself: connections time out. */
 export const BLACKOUT_MS = 5_000
-/** Price of each runnable process per CPU beyond the first, for each second that the VM is there. */
+/** Price of each runnable process per CPU beyond the first and beyond those here, for each second that the VM is there. */
 export const OVERLOAD_MS = 50
 /** Where nothing was ever sent to a node: an uplink of 10 Mbit/s, so that the first guess errs to staying. */
 export const DEFAULT_BANDWIDTH_BYTES_PER_SECOND = 1_250_000

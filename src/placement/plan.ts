@@ -16,6 +16,7 @@ export interface MoveSum {
   gainMsS: number
   /** What the move has to earn: its cost, with `templateShare` of the template. */
   costMsS: number
+  /** Waiting for CPUs there, as far as it is more than here: no VM is moved for its node's load alone. */
   overloadMsS: number
   /** gain - cost - overload: above 0 the move pays. */
   netMsS: number
@@ -84,7 +85,7 @@ function considerVm(vm: VmSituation, { own, candidates }: RoundInput, calm: Calm
     if (candidate === undefined || peerId === own.peerId) continue
     const lead = leadOf(vm.samples, own.peerId, peerId, own.nowMs, calm)
     if (lead === null) continue
-    const sum = sumOf(vm, candidate, lead, calm)
+    const sum = sumOf(vm, candidate, { own, lead, calm })
     const reason = hindrance ?? unfitReason(vm, candidate, sum.cost) ?? failedReason(candidate, own)
     moves.push({
       vmId,
@@ -98,12 +99,16 @@ function considerVm(vm: VmSituation, { own, candidates }: RoundInput, calm: Calm
   return [{ vmId, vmName, to: null, sum: null, verdict: verdictOf(hindrance ?? { code: 'not-measured' }) }]
 }
 
-function sumOf(vm: VmSituation, candidate: CandidateNode, lead: Lead, calm: Calm): MoveSum {
+function sumOf(
+  vm: VmSituation,
+  candidate: CandidateNode,
+  { own, lead, calm }: { own: OwnSituation; lead: Lead; calm: Calm },
+): MoveSum {
   const cost = moveCost(vm, candidate)
   const lastsMs = lead.stableMs * calm.lastsTimes
   const gainMsS = (lead.savedMs * lastsMs) / 1000
   const costMsS = cost.totalMsS - (1 - calm.templateShare) * cost.templateMsS
-  const overload = overloadMsS(candidate, lastsMs)
+  const overload = Math.max(0, overloadMsS(candidate, lastsMs) - overloadMsS(own, lastsMs))
   return {
     lead,
     cost,

@@ -81,8 +81,8 @@ export function moveCost(vm: VmSituation, candidate: CandidateNode): MoveCost {
 }
 
 /** What waiting for CPUs of a node costs a VM there in `stableMs`, in ms·s. */
-export function overloadMsS(candidate: CandidateNode, stableMs: number): number {
-  return (OVERLOAD_MS * Math.max(0, candidate.load - 1) * stableMs) / 1000
+export function overloadMsS({ load }: Pick<CandidateNode, 'load'>, stableMs: number): number {
+  return (OVERLOAD_MS * Math.max(0, load - 1) * stableMs) / 1000
 }
 
 /** Why a node can't have a VM at all, whatever that would gain; null: it can. */

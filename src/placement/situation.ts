@@ -50,6 +50,8 @@ export interface CandidateNode {
 export interface OwnSituation {
   peerId: PeerIdText
   nowMs: number
+  /** As a candidate's. */
+  load: number
   /** VMs on their way from here, and to here. */
   movesOut: number
   movesIn: number

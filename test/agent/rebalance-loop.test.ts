@@ -64,6 +64,7 @@ async function setUp({ auto = true } = {}) {
     },
     ledger,
     isDraining: () => node.isDraining,
+    load: () => 0,
   }
   const loop = new RebalanceLoop(components as RebalanceLoopComponents, {
     peerId: HERE,

@@ -50,6 +50,7 @@ function plan(...vms: VmSituation[]) {
   const own = {
     peerId: HERE,
     nowMs: 300_000,
+    load: 0,
     movesOut: 0,
     movesIn: 0,
     startedAtMs: [],
@@ -81,7 +82,7 @@ test('a plan shows each move with its sum term by term, and why it is made or no
     ['template', '0', 'is there'],
     ['blackout', String(-Math.round(cost.blackoutMsS)), expect.stringMatching(/ ms$/)],
     ['memory', String(-Math.round(cost.memoryMsS)), '68 MiB there'],
-    ['load', '0', 'CPUs are free'],
+    ['load', '0', 'no more waiting for CPUs than here'],
     ['sum', Math.round(netMsS).toLocaleString('en-US'), 'pays'],
   ])
   const { neededMs } = moves.find(({ vmName }) => vmName === 'web-2')!.sum!.lead

@@ -95,6 +95,15 @@ test.each(staying)('stays: %s (%#)', (code, vm, near, own) => {
   expect(considered[0]!.verdict).toMatchObject({ kind: 'stay', reason: { code } })
 })
 
+test('a node that is as busy as this one costs no waiting, one that is busier costs what is more', () => {
+  const overloadMsS = (there: number, here: number) =>
+    planned({}, { load: there }, { load: here }).considered[0]!.sum!.overloadMsS
+  expect(overloadMsS(6, 6)).toBe(0)
+  expect(overloadMsS(2, 6)).toBe(0)
+  expect(overloadMsS(6, 2)).toBe(overloadMsS(5, 0))
+  expect(overloadMsS(6, 2)).toBeGreaterThan(0)
+})
+
 test('moves of the hour before this one are not counted', () => {
   const startedAtMs = new Array<number>(DEFAULT_CALM.maxMovesPerHour).fill(NOW_MS - 3_600_001)
   expect(planned({}, {}, { startedAtMs }).chosen).not.toBeNull()

@@ -57,6 +57,7 @@ export function ownSituation(changes: Partial<OwnSituation> = {}): OwnSituation 
   return {
     peerId: HERE,
     nowMs: NOW_MS,
+    load: 0,
     movesOut: 0,
     movesIn: 0,
     startedAtMs: [],

@@ -79,6 +79,7 @@ export class DroverPolicy implements Policy {
         own: {
           peerId: String(node),
           nowMs,
+          load: 0,
           movesOut: world.movesOut[node]!,
           movesIn: world.movesIn[node]!,
           startedAtMs,

@@ -28,6 +28,8 @@ export interface RebalanceLoopComponents extends Pick<Hypervisor, 'vms' | 'migra
   relocations: Pick<Relocations, 'move'>
   ledger: RebalanceLedger
   isDraining: () => boolean
+  /** Of this node, as it announces it. */
+  load: () => number
 }
 
 export interface RebalanceLoopInit {
@@ -94,6 +96,7 @@ export class RebalanceLoop {
     const own = {
       peerId: this.#peerId,
       nowMs,
+      load: this.#components.load(),
       movesOut: leaving,
       movesIn: arriving,
       startedAtMs: this.#startedAtMs,
