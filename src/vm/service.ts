@@ -1,6 +1,8 @@
 import { mkdir } from 'node:fs/promises'
+import { PAGE_BYTES } from '../domain/page.ts'
 import type { TemplateId } from '../domain/template.ts'
-import { doubtOf, type MigrationId, type VmRecord, type VmWishes } from '../domain/vm.ts'
+import { doubtOf, type MigrationId, type VmId, type VmRecord, type VmWishes } from '../domain/vm.ts'
+import { mostPrivatePages } from '../memory/index.ts'
 import { type QemuBinary, QemuError } from '../qemu/index.ts'
 import type { MemoryBudget } from './admission.ts'
 import type { ArrivingVm } from './arriving.ts'
@@ -282,6 +284,22 @@ export class VmService {
   ownMemoryBytes(name: string): number {
     const { state } = this.#node.roster.find(name).record
     return state.kind === 'stopped' ? 0 : ownMemoryBytes(state.process.pid)
+  }
+
+  /**
+   * Memory that the guest has for itself, in bytes: what a move has to send, before encodings. Where it may not be
+   * looked into, the most that it can be. Reads the page map: 512 MiB of guest take 3 ms. 0 for one that is stopped.
+   *
+   * @throws VmError VM_NOT_FOUND; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; MemoryError
+   * MEMORY_MAPPING_NOT_FOUND, MEMORY_PROCESS_GONE
+   */
+  async guestPrivateBytes(id: VmId): Promise<number> {
+    const { roster, templates } = this.#node
+    const { state, spec } = roster.find(id).record
+    if (state.kind === 'stopped') return 0
+    const { memoryBytes } = templates.get(spec.templateId).manifest.machine
+    const ramPath = templates.files(spec.templateId).ram
+    return (await mostPrivatePages({ pid: state.process.pid, ramPath, memoryBytes })) * PAGE_BYTES
   }
 
   #requireTakesVms(): void {

@@ -44,6 +44,7 @@ async function setUp({ auto = true } = {}) {
       },
     },
     surroundings: {
+      lookAtMemory: async () => {},
       vm: () => situation,
       machine: () => ({ templateId: situation.templateId }),
       candidates: () => [candidateNode(THERE)],

@@ -4,6 +4,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { PAGE_BYTES } from '../../src/domain/page.ts'
 import type { RunRequest } from '../../src/vm/index.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
@@ -65,6 +66,10 @@ test('clones share their template, and are removed without a trace', async () =>
   expect(pages!.private).toBeLessThan(4000)
   expect(pages!.shared).toBeGreaterThan(pages!.private)
   expect(pages!.private + pages!.shared + pages!.untouched).toBe(pages!.guest)
+  const guestBytes = await node.vms.guestPrivateBytes(a.spec.id)
+  expect(guestBytes).toBeGreaterThanOrEqual(pages!.private * PAGE_BYTES)
+  // Without QEMU's own heap.
+  expect(guestBytes + 10 * MIB).toBeLessThan(node.vms.ownMemoryBytes(a.spec.id))
 
   const withTwo = node.vms.memory().committedBytes
   await node.vms.stopVm('b', { force: true, signal: signal() })

@@ -82,6 +82,8 @@ export class RebalanceLoop {
     for (;;) {
       const delayMs = this.#lookIntervalMs * (1 + JITTER_SHARE * this.#random())
       await sleep(delayMs, undefined, { signal, ref: false }).catch(() => {})
+      const { vms, surroundings } = this.#components
+      await surroundings.lookAtMemory(vms.list())
       if (signal.aborted) return
       this.#look()
     }

@@ -9,6 +9,7 @@ import { CLONE_HEADROOM_BYTES } from '../../vm/index.ts'
 import type { Hypervisor } from '../parts.ts'
 import { candidateNode, type MachineNeeds } from './candidates.ts'
 import { MemoryGrowth } from './memory-growth.ts'
+import { PrivateMemory } from './private-memory.ts'
 import { type PromisedMemory, Promises } from './promises.ts'
 
 export interface SurroundingsComponents extends Pick<Hypervisor, 'binary' | 'vms'> {
@@ -26,9 +27,14 @@ export class Surroundings {
   /** What is on its way to the others. */
   readonly promises = new Promises()
   readonly #growth = new MemoryGrowth()
+  readonly #privateMemory: PrivateMemory
 
   constructor(components: SurroundingsComponents) {
     this.#components = components
+    this.#privateMemory = new PrivateMemory({
+      read: (id) => components.vms.guestPrivateBytes(id),
+      now: meshNowMs,
+    })
   }
 
   /** @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED */
@@ -38,11 +44,17 @@ export class Surroundings {
     return { templateId, accelerator, machineType, qemuVersion: binary.version }
   }
 
+  /** Sees what guests that may be moved have for themselves, for `vm` to tell; of others it tells what their QEMUs have. */
+  async lookAtMemory(records: readonly VmRecord[]): Promise<void> {
+    const movable = records.filter(({ spec, state }) => spec.auto && state.kind === 'running')
+    await this.#privateMemory.look(movable.map(({ spec }) => spec.id))
+  }
+
   /** @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; VmError VM_NOT_FOUND */
   vm(record: VmRecord): VmSituation {
     const { vms, templates, latencySamples } = this.#components
     const { id, name, templateId, auto, hasDisk } = record.spec
-    const privateBytes = vms.ownMemoryBytes(id)
+    const ownBytes = vms.ownMemoryBytes(id)
     return {
       id,
       name,
@@ -53,8 +65,8 @@ export class Surroundings {
       mode: auto && !hasDisk ? 'auto' : 'pinned',
       state: vmStateName(record.state),
       ageMs: Math.max(0, Date.now() - record.createdAtMs),
-      privateBytes,
-      dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, privateBytes, meshNowMs()),
+      privateBytes: this.#privateMemory.bytes(id) ?? ownBytes,
+      dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, ownBytes, meshNowMs()),
       headroomBytes: CLONE_HEADROOM_BYTES,
       samples: latencySamples(id),
       coolDown: coolDownAt(record.coolDown, Date.now()),
