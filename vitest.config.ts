@@ -17,7 +17,9 @@ const LONG = {
 }
 
 /** Measure times, and keep both cores of a small machine busy for it: one after another. */
-const TIMED = ['move-idle', 'move-load', 'move-converges', 'vm-follows-client'].map((name) => `test/vm/${name}.test.ts`)
+const TIMED = ['move-idle', 'move-load', 'move-converges', 'vm-follows-client'].map(
+  (name) => `test/vm/${name}.test.ts`,
+)
 
 /** Guests under TCG boot, and much is waited for: fewer files at a time would leave the cores idle for half of it. */
 const VM_WORKERS = 3
