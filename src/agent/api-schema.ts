@@ -114,8 +114,8 @@ export const runVmSchema = z.strictObject({
       }),
     )
     .max(8),
-  clients,
-  auto: z.boolean(),
+  clients: clients.default([]),
+  auto: z.boolean().default(false),
 })
 export type RunVmRequest = z.infer<typeof runVmSchema>
 

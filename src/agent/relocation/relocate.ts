@@ -130,9 +130,10 @@ export class Relocations {
     { peerId, memoryBytes }: Pick<Destination, 'peerId' | 'memoryBytes'>,
     { automatic = false, ...options }: RelocationOptions & { automatic?: boolean },
   ): Promise<MigrationReport> {
-    const { migrations, surroundings } = this.#components
+    const { migrations, surroundings, vms } = this.#components
+    // Reports name VMs as people do.
     const [start] = migrations.migrate({
-      vms: [id],
+      vms: [vms.get(id).spec.name],
       to: peerId,
       parallel: 1,
       maxBandwidthBytesPerSecond: null,
