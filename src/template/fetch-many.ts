@@ -249,10 +249,10 @@ export class FetchMany {
     const bytes = wanted.length === 0 ? Buffer.alloc(0) : await session.pages(wanted)
     this.#components.onProgress()
     if (!this.#plan.settle(share, session.peer, 'answered')) return
-    const received = new ReceivedPages(share.wanted, bytes)
     const { incoming, local } = this.#components
     const left = new Set(share.chunks)
     try {
+      const received = new ReceivedPages(share.wanted, bytes)
       for (const listed of share.chunks) {
         const assembly = await assembleChunk(listed, received, buffer, { incoming, local, plan: this.#plan })
         left.delete(listed)
@@ -271,6 +271,7 @@ export class FetchMany {
     } finally {
       // An error in between must not lose a chunk.
       for (const listed of left) this.#plan.list(listed)
+      this.#plan.assembled(share)
       this.#components.onProgress()
     }
   }

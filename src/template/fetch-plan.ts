@@ -62,6 +62,8 @@ export class FetchPlan {
   readonly #unlisted: number[]
   readonly #listed = new Map<number, ListedChunk>()
   readonly #inFlight = new Set<InFlight>()
+  /** Answered, and not on disk yet. */
+  readonly #assembling = new Set<Share>()
   /** Pages of complete chunks: a repeated page travels once. */
   readonly #here = new Map<number, PageIndex>()
   readonly #incomplete: Set<number>
@@ -115,7 +117,13 @@ export class FetchPlan {
     if (outcome === 'failed' && flight.askedOf.size > 0) return false
     this.#inFlight.delete(flight)
     if (outcome === 'failed') this.#takeBack(share)
+    else if (share.kind === 'pages') this.#assembling.add(share)
     return true
+  }
+
+  /** Pages of a share that was answered are on disk, or listed again: until then who lacks one of them waits. */
+  assembled(share: Share): void {
+    this.#assembling.delete(share)
   }
 
   /** A chunk's list is known, or known better. */
@@ -157,8 +165,9 @@ export class FetchPlan {
 
   /** As many whole chunks as fit; one whose pages are on their way for another chunk waits for them. */
   #nextPages(): Share | null {
+    const shares = [...[...this.#inFlight].map(({ share }) => share), ...this.#assembling]
     const travelling = new Set(
-      [...this.#inFlight].flatMap(({ share }) =>
+      shares.flatMap((share) =>
         share.kind === 'pages' ? share.wanted.flatMap(({ chunk, pages }) => keysOf(chunk, pages)) : [],
       ),
     )

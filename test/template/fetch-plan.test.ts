@@ -2,6 +2,8 @@ import { expect, test } from 'vitest'
 import { CHUNK_PAGES } from '../../src/domain/page.ts'
 import { bitmapOf } from '../../src/template/chunk-pages.ts'
 import { FetchPlan, listedChunk, type Share } from '../../src/template/fetch-plan.ts'
+import { HASH_BYTES } from '../../src/template/hashing.ts'
+import { SHORT_HASH_BYTES } from '../../src/wire/template-messages.ts'
 
 const AT = { nowMs: 0, expectedMs: 100 }
 /** A chunk whose pages have these keys, from page 0 on. */
@@ -51,6 +53,20 @@ test('a repeated page travels once: within a chunk, a share, and what is on its 
     [0, 2],
     [2, 2],
   ])
+})
+
+test('nor is a page asked for that has come and is not on disk yet', () => {
+  const plan = planOf(2)
+  plan.list(listed(0, [7, 8]))
+  const share = plan.take('a', AT)!
+  plan.list(listed(1, [8, 9]))
+  plan.settle(share, 'a', 'answered')
+  expect(plan.take('b', AT)).toBeNull()
+  const hashes = Buffer.alloc(CHUNK_PAGES * HASH_BYTES)
+  hashes.writeUIntBE(8, HASH_BYTES, SHORT_HASH_BYTES)
+  plan.complete(0, hashes)
+  plan.assembled(share)
+  expect(wantedOf(plan.take('b', AT))).toEqual([[1, 1]])
 })
 
 test('what failed is taken back, and no chunk is lost', () => {
