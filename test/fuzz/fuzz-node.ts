@@ -4,8 +4,13 @@ import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
+import { Drains } from '../../src/agent/drain/drains.ts'
+import { EventHub } from '../../src/agent/event-hub.ts'
+import { NodeSwitches } from '../../src/agent/node-switches.ts'
+import { Relocations } from '../../src/agent/relocation/relocate.ts'
 import { Policy } from '../../src/domain/policy.ts'
 import type { TemplateId } from '../../src/domain/template.ts'
+import type { Mesh } from '../../src/mesh/index.ts'
 import { PeerSignatures } from '../../src/mesh/signatures.ts'
 import { MigrationService, type MovableVms } from '../../src/migration/index.ts'
 import type { IncomingVm } from '../../src/migration/ports.ts'
@@ -119,6 +124,16 @@ export class FuzzNode implements AsyncDisposable {
     await fuzzNode.vms.start()
     await fuzzNode.migrations.start()
     return fuzzNode
+  }
+
+  /** Gives VMs away that it never has, to a mesh that nobody is in. */
+  async drains(): Promise<Drains> {
+    const { vms, migrations, binary } = this
+    const events = new EventHub()
+    const mesh = { directory: () => [], announcersOf: () => [] } as unknown as Mesh
+    const relocations = new Relocations({ mesh, vms, migrations, binary })
+    const switches = await NodeSwitches.load(this.#node.db)
+    return new Drains({ switches, vms, relocations, events, announce: () => {} }, { node: 'here' })
   }
 
   handler(protocol: string): ChannelHandler {

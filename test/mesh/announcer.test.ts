@@ -111,6 +111,7 @@ test.for([
   ['memory where there was none', { memory: { ...memory, availableBytes: 0 } }, { memory }, 'drifted'],
   ['a limit', { memory }, { memory: { ...memory, limitBytes: 5000 } }, 'drifted'],
   ['the QEMU', {}, { qemu: null }, 'changed'],
+  ['mind about taking VMs', {}, { draining: true }, 'changed'],
 ] as const)('another %s is %s', ([, before, after, expected]) => {
   expect(difference(someFacts(before), someFacts(after))).toBe(expected)
 })

@@ -60,9 +60,10 @@ test('VMs of a drained node go to the node that has their template, and to the n
   })
   await expectCounting(destination, 'web-1', 1)
   expect(await vmNames(source)).toEqual([])
-  expect((await pastEvents(source)).map(({ kind }) => kind)).toEqual(
-    expect.arrayContaining(['node-draining', 'drain-ended']),
-  )
+  const kinds = async () => (await pastEvents(source)).map(({ kind }) => kind)
+  await expect
+    .poll(kinds, { timeout: 20_000 })
+    .toEqual(expect.arrayContaining(['node-draining', 'drain-ended']))
 })
 
 test('a drained node refuses what is sent to it, and others see it', async () => {
@@ -134,9 +135,9 @@ test('a node that joined is getting the template of their VMs, although nobody a
   const spentBytes = async () =>
     (await full.json<Pick<StatusReply, 'prefetch'>>('status')).prefetch!.spentBytes
   await expect.poll(spentBytes, { timeout: 60_000, interval: 250 }).toBeGreaterThan(0)
-  expect(await pastEvents(full)).toContainEqual(
-    expect.objectContaining({ kind: 'template-prefetch-started', id: nodes.templateId }),
-  )
+  await expect
+    .poll(() => pastEvents(full), { timeout: 20_000 })
+    .toContainEqual(expect.objectContaining({ kind: 'template-prefetch-started', id: nodes.templateId }))
 })
 
 async function underWay(agent: AgentUnderTest): Promise<number> {

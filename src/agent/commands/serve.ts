@@ -43,7 +43,7 @@ export function serveCommands(parts: CommandParts): ChannelHandler {
     const listening = channel
       .receive({ maxBytes: 0, signal: AbortSignal.any([signal, left.signal]) })
       .catch(() => {})
-      .then(() => left.abort(new Error('the asking node has left')))
+      .then(() => left.abort())
     const either = AbortSignal.any([signal, left.signal])
     try {
       await send(channel, await answer(parts, command, channel, either), signal)

@@ -14,12 +14,12 @@ import { messageTarget } from './message-target.ts'
 
 const MAX_REPLY_BYTES = 256 * 1024
 const ANSWER_MS = 5_000
-const COMMANDS = ['show', 'report', 'migrate', 'watch'] as const
+const COMMANDS = ['show', 'report', 'migrate', 'watch', 'drain', 'ready'] as const
 
 async function startNode(): Promise<{ node: FuzzNode; parts: CommandParts }> {
   const node = await FuzzNode.start()
   const { vms, migrations, binary } = node
-  const hypervisor = { binary, vms, migrations }
+  const hypervisor = { binary, vms, migrations, drains: await node.drains() }
   const policy = new Policy({}, { node: 'here' })
   const parts = { policy, events: new EventHub(), hypervisor, qemuError: null } as unknown as CommandParts
   return { node, parts }
@@ -63,6 +63,8 @@ export async function startCommandClient(): Promise<FuzzTarget> {
         show: { kind: 'show', vm: 'web' },
         report: { kind: 'report', migrationId: dice.uuid() },
         watch: { kind: 'watch', migrationId: dice.uuid() },
+        drain: { kind: 'drain' },
+        ready: { kind: 'ready' },
         migrate: {
           kind: 'migrate',
           vms: ['web'],
