@@ -8,9 +8,9 @@ import { Drains } from '../../src/agent/drain/drains.ts'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import { NodeSwitches } from '../../src/agent/node-switches.ts'
 import { Relocations } from '../../src/agent/relocation/relocate.ts'
+import { Surroundings } from '../../src/agent/relocation/surroundings.ts'
 import { Policy } from '../../src/domain/policy.ts'
 import type { TemplateId } from '../../src/domain/template.ts'
-import type { Mesh } from '../../src/mesh/index.ts'
 import { PeerSignatures } from '../../src/mesh/signatures.ts'
 import { MigrationService, type MovableVms } from '../../src/migration/index.ts'
 import type { IncomingVm } from '../../src/migration/ports.ts'
@@ -130,8 +130,15 @@ export class FuzzNode implements AsyncDisposable {
   async drains(): Promise<Drains> {
     const { vms, migrations, binary } = this
     const events = new EventHub()
-    const mesh = { directory: () => [], announcersOf: () => [] } as unknown as Mesh
-    const relocations = new Relocations({ mesh, vms, migrations, binary })
+    const surroundings = new Surroundings({
+      mesh: { directory: () => [], announcersOf: () => [] },
+      vms,
+      binary,
+      templates: this.#node.store,
+      latencySamples: () => [],
+      bandwidthBytesPerSecond: () => null,
+    })
+    const relocations = new Relocations({ surroundings, vms, migrations })
     const switches = await NodeSwitches.load(this.#node.db)
     return new Drains({ switches, vms, relocations, events, announce: () => {} }, { node: 'here' })
   }
