@@ -87,8 +87,11 @@ export async function startMesh(
   }
 }
 
+/** 276 handshakes in one process: a slow or busy machine takes over half a minute for them. */
+const CONNECT_TIMEOUT_MS = 90_000
+
 /** Until `mesh` has met `count` nodes, itself included, and is connected to all of them. */
-export async function whenConnected(mesh: Mesh, count: number, timeoutMs = 30_000): Promise<void> {
+export async function whenConnected(mesh: Mesh, count: number, timeoutMs = CONNECT_TIMEOUT_MS): Promise<void> {
   await whenMembers(
     mesh,
     (members) => members.filter(({ connected }) => connected).length >= count,
@@ -100,7 +103,7 @@ export async function whenConnected(mesh: Mesh, count: number, timeoutMs = 30_00
 export async function whenMembers(
   mesh: Mesh,
   condition: (members: ReturnType<Mesh['members']>) => boolean,
-  timeoutMs = 30_000,
+  timeoutMs = CONNECT_TIMEOUT_MS,
 ): Promise<void> {
   const done = Promise.withResolvers<void>()
   const check = () => {
