@@ -91,7 +91,11 @@ export async function startMesh(
 const CONNECT_TIMEOUT_MS = 90_000
 
 /** Until `mesh` has met `count` nodes, itself included, and is connected to all of them. */
-export async function whenConnected(mesh: Mesh, count: number, timeoutMs = CONNECT_TIMEOUT_MS): Promise<void> {
+export async function whenConnected(
+  mesh: Mesh,
+  count: number,
+  timeoutMs = CONNECT_TIMEOUT_MS,
+): Promise<void> {
   await whenMembers(
     mesh,
     (members) => members.filter(({ connected }) => connected).length >= count,
