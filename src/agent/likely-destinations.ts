@@ -1,4 +1,4 @@
-import { setInterval } from 'node:timers/promises'
+import { Repeating } from '../domain/repeating.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { Mesh } from '../mesh/index.ts'
 import type { VmService } from '../vm/index.ts'
@@ -12,8 +12,7 @@ const LOOK_INTERVAL_MS = 5_000
  */
 export class LikelyDestinations {
   readonly #components: { mesh: Pick<Mesh, 'announcersOf' | 'keepWarm'>; vms: Pick<VmService, 'list'> }
-  readonly #stopping = new AbortController()
-  #looking: Promise<void> = Promise.resolve()
+  readonly #looking = new Repeating()
 
   constructor(components: {
     mesh: Pick<Mesh, 'announcersOf' | 'keepWarm'>
@@ -23,12 +22,14 @@ export class LikelyDestinations {
   }
 
   start(): void {
-    this.#looking = this.#look()
+    this.#looking.start(
+      () => LOOK_INTERVAL_MS,
+      async () => this.#components.mesh.keepWarm(this.peers()),
+    )
   }
 
   async stop(): Promise<void> {
-    this.#stopping.abort()
-    await this.#looking
+    await this.#looking.stop()
   }
 
   /** Peer ids, the likeliest first. */
@@ -40,16 +41,5 @@ export class LikelyDestinations {
     }
     const templates = [...vmsOf].toSorted(([, a], [, b]) => b - a)
     return [...new Set(templates.flatMap(([id]) => mesh.announcersOf(id)))]
-  }
-
-  async #look(): Promise<void> {
-    const { signal } = this.#stopping
-    try {
-      for await (const _ of setInterval(LOOK_INTERVAL_MS, undefined, { signal, ref: false })) {
-        this.#components.mesh.keepWarm(this.peers())
-      }
-    } catch (error) {
-      if (!signal.aborted) throw error
-    }
   }
 }

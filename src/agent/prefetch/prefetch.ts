@@ -1,6 +1,7 @@
-import { setInterval, setTimeout as sleep } from 'node:timers/promises'
+import { setInterval } from 'node:timers/promises'
 import { availableDiskBytes } from '../../domain/disk-space.ts'
 import { errorBody } from '../../domain/errors.ts'
+import { Repeating } from '../../domain/repeating.ts'
 import type { TemplateId } from '../../domain/template.ts'
 import type { Mesh } from '../../mesh/index.ts'
 import { Pace } from '../../migration/index.ts'
@@ -59,7 +60,7 @@ export class TemplatePrefetch {
   readonly #components: PrefetchComponents
   readonly #init: PrefetchInit
   readonly #random: () => number
-  readonly #stopping = new AbortController()
+  readonly #looking = new Repeating()
   readonly #spent: { atMs: number; bytes: number }[] = []
   /** Of those that were too large when they were looked at; in bytes on disk. */
   readonly #sizes = new Map<TemplateId, number>()
@@ -67,7 +68,6 @@ export class TemplatePrefetch {
   readonly #everHere = new Set<TemplateId>()
   #backOffs: BackOffs = new Map()
   #dueAtMs: number | null = null
-  #looking: Promise<void> = Promise.resolve()
 
   constructor(components: PrefetchComponents, init: PrefetchInit) {
     this.#components = components
@@ -76,12 +76,16 @@ export class TemplatePrefetch {
   }
 
   start(): void {
-    if (this.#init.limitBytes > 0) this.#looking = this.#look()
+    const { limitBytes, lookMs = LOOK_MS } = this.#init
+    if (limitBytes === 0) return
+    this.#looking.start(
+      () => lookMs * (0.5 + this.#random()),
+      (signal) => this.#step(signal),
+    )
   }
 
   async stop(): Promise<void> {
-    this.#stopping.abort(new Error('the agent stops'))
-    await this.#looking
+    await this.#looking.stop()
   }
 
   status(): PrefetchStatus {
@@ -90,19 +94,6 @@ export class TemplatePrefetch {
     this.#spent.splice(0, this.#spent.length - lastHour.length)
     const spentBytes = lastHour.reduce((sum, { bytes }) => sum + bytes, 0)
     return { limitBytesPerHour: this.#init.limitBytes, spentBytes }
-  }
-
-  async #look(): Promise<void> {
-    const { lookMs = LOOK_MS } = this.#init
-    const { signal } = this.#stopping
-    try {
-      for (;;) {
-        await sleep(lookMs * (0.5 + this.#random()), undefined, { signal, ref: false })
-        await this.#step(signal)
-      }
-    } catch (error) {
-      if (!signal.aborted) throw error
-    }
   }
 
   async #step(signal: AbortSignal): Promise<void> {

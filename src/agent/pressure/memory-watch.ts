@@ -1,5 +1,5 @@
-import { setInterval } from 'node:timers/promises'
 import { errorBody } from '../../domain/errors.ts'
+import { Repeating } from '../../domain/repeating.ts'
 import type { VmId, VmRecord } from '../../domain/vm.ts'
 import { afterFailure, type BackOffs, backOffRemainingMs } from '../../placement/index.ts'
 import type { VmService } from '../../vm/index.ts'
@@ -35,12 +35,11 @@ export interface MemoryWatchComponents {
 export class MemoryWatch {
   readonly #components: MemoryWatchComponents
   readonly #sampleMs: number
-  readonly #stopping = new AbortController()
+  readonly #watching = new Repeating()
   #pressure: Pressure = CALM
   #backOffs: BackOffs = new Map()
   /** Of this time of pressure: that nothing can be moved is told once. */
   #hasToldOfNone = false
-  #watching: Promise<void> = Promise.resolve()
   #relieving: Promise<void> | null = null
 
   constructor(components: MemoryWatchComponents, { sampleMs = SAMPLE_MS }: { sampleMs?: number } = {}) {
@@ -49,21 +48,14 @@ export class MemoryWatch {
   }
 
   start(): void {
-    this.#watching = this.#watch()
+    this.#watching.start(
+      () => this.#sampleMs,
+      async () => this.#look(),
+    )
   }
 
   async stop(): Promise<void> {
-    this.#stopping.abort(new Error('the agent stops'))
-    await Promise.all([this.#watching, this.#relieving])
-  }
-
-  async #watch(): Promise<void> {
-    const { signal } = this.#stopping
-    try {
-      for await (const _ of setInterval(this.#sampleMs, undefined, { signal, ref: false })) this.#look()
-    } catch (error) {
-      if (!signal.aborted) throw error
-    }
+    await Promise.all([this.#watching.stop(), this.#relieving])
   }
 
   #look(): void {
@@ -100,7 +92,7 @@ export class MemoryWatch {
     const { id, ownBytes, sendBytes } = chosen
     const { name } = vms.get(id).spec
     events.publish({ kind: 'memory-pressure-moves', vm: name, ownBytes, sendBytes })
-    const signal = this.#stopping.signal
+    const { signal } = this.#watching
     const outcome = await relocations.relocate(id, { onProgress: () => {}, signal })
     if (outcome.kind === 'moved') {
       const { to, node } = outcome

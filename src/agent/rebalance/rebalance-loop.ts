@@ -1,6 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { DroverError, errorBody } from '../../domain/errors.ts'
 import type { MigrationReport } from '../../domain/migration.ts'
+import { Repeating } from '../../domain/repeating.ts'
 import type { PeerIdText, VmRecord } from '../../domain/vm.ts'
 import {
   afterFailure,
@@ -50,11 +50,10 @@ export class RebalanceLoop {
   readonly #peerId: PeerIdText
   readonly #lookIntervalMs: number
   readonly #random: () => number
-  readonly #stopping = new AbortController()
+  readonly #looking = new Repeating()
   #backOffs: BackOffs = new Map()
   #startedAtMs: number[] = []
   #moving: Promise<void> | null = null
-  #looking: Promise<void> = Promise.resolve()
 
   constructor(
     components: RebalanceLoopComponents,
@@ -67,26 +66,22 @@ export class RebalanceLoop {
   }
 
   start(): void {
-    this.#looking = this.#loop()
+    this.#looking.start(
+      () => this.#lookIntervalMs * (1 + JITTER_SHARE * this.#random()),
+      (signal) => this.#step(signal),
+    )
   }
 
   /** A move under way is cancelled where that is still possible, and waited for. */
   async stop(): Promise<void> {
-    this.#stopping.abort(new Error('the agent stops'))
-    await this.#looking
+    await this.#looking.stop()
     await this.#moving
   }
 
-  async #loop(): Promise<void> {
-    const { signal } = this.#stopping
-    for (;;) {
-      const delayMs = this.#lookIntervalMs * (1 + JITTER_SHARE * this.#random())
-      await sleep(delayMs, undefined, { signal, ref: false }).catch(() => {})
-      const { vms, surroundings } = this.#components
-      await surroundings.lookAtMemory(vms.list())
-      if (signal.aborted) return
-      this.#look()
-    }
+  async #step(signal: AbortSignal): Promise<void> {
+    const { vms, surroundings } = this.#components
+    await surroundings.lookAtMemory(vms.list())
+    if (!signal.aborted) this.#look()
   }
 
   #look(): void {
@@ -146,7 +141,7 @@ export class RebalanceLoop {
       const report = await relocations.move(vmId, destination, {
         automatic: true,
         onProgress: () => {},
-        signal: this.#stopping.signal,
+        signal: this.#looking.signal,
       })
       this.#ended(chosen, report)
     } catch (error) {

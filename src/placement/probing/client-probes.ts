@@ -1,6 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { VmClient } from '../../domain/client.ts'
 import { errorBody } from '../../domain/errors.ts'
+import { Repeating } from '../../domain/repeating.ts'
 import type { TemplateId } from '../../domain/template.ts'
 import type { PeerIdText, VmId } from '../../domain/vm.ts'
 import { type ProbeTarget, targetKey } from '../../wire/probe-messages.ts'
@@ -62,8 +62,9 @@ export class ClientProbes {
   readonly #random: () => number
   readonly #latencies = new Map<VmId, VmLatency>()
   readonly #peers = new AskedPeers()
-  readonly #stopping = new AbortController()
-  #probing: Promise<void> = Promise.resolve()
+  readonly #probing = new Repeating()
+  /** Before the next round: none before the first. */
+  #pauseMs = 0
 
   constructor(
     components: ClientProbesComponents,
@@ -75,12 +76,16 @@ export class ClientProbes {
   }
 
   start(): void {
-    this.#probing = this.#loop()
+    this.#probing.start(
+      () => this.#pauseMs,
+      async (signal) => {
+        this.#pauseMs = this.#delayMs(await this.round(signal))
+      },
+    )
   }
 
   async stop(): Promise<void> {
-    this.#stopping.abort(new Error('the node stops'))
-    await this.#probing
+    await this.#probing.stop()
   }
 
   /** What is known of a VM's clients, oldest first; nothing of one that isn't probed. */
@@ -106,14 +111,6 @@ export class ClientProbes {
     ])
     if (!signal.aborted) this.#take(round, own, new Map(answers.filter((answer) => answer !== null)))
     return round.own.length
-  }
-
-  async #loop(): Promise<void> {
-    const { signal } = this.#stopping
-    while (!signal.aborted) {
-      const targets = await this.round(signal)
-      await sleep(this.#delayMs(targets), undefined, { signal, ref: false }).catch(() => {})
-    }
   }
 
   #delayMs(targets: number): number {

@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { NodeCoordinate } from '../../domain/coordinate.ts'
+import { Repeating } from '../../domain/repeating.ts'
 import type { PeerIdText } from '../../domain/vm.ts'
 import { isCoordinate, movedCoordinate, unknownCoordinate } from '../coordinates.ts'
 
@@ -30,9 +30,9 @@ export interface OwnCoordinateComponents {
 /** This node's place in the network, held where round trips to peers say that it is. */
 export class OwnCoordinate {
   readonly #random: () => number
-  readonly #stopping = new AbortController()
+  readonly #moving = new Repeating()
   #now = unknownCoordinate()
-  #moving: Promise<void> = Promise.resolve()
+  #rounds = 0
 
   /** @param init.random - from 0 to below 1 */
   constructor({ random = Math.random }: { random?: () => number } = {}) {
@@ -44,12 +44,14 @@ export class OwnCoordinate {
   }
 
   start(components: OwnCoordinateComponents): void {
-    this.#moving = this.#loop(components)
+    this.#moving.start(
+      () => this.#pauseMs(),
+      (signal) => this.round(components, signal),
+    )
   }
 
   async stop(): Promise<void> {
-    this.#stopping.abort(new Error('the node stops'))
-    await this.#moving
+    await this.#moving.stop()
   }
 
   /** Pings some peers, chosen by chance: each pulls or pushes a bit. Takes PING_TIMEOUT_MS at most. */
@@ -68,13 +70,9 @@ export class OwnCoordinate {
     await Promise.allSettled(pings)
   }
 
-  async #loop(components: OwnCoordinateComponents): Promise<void> {
-    const { signal } = this.#stopping
-    for (let rounds = 0; !signal.aborted; rounds++) {
-      const intervalMs = rounds < FIRST_ROUNDS ? FIRST_INTERVAL_MS : INTERVAL_MS
-      const jitteredMs = intervalMs * (1 - JITTER + 2 * JITTER * this.#random())
-      await sleep(jitteredMs, undefined, { signal, ref: false }).catch(() => {})
-      if (!signal.aborted) await this.round(components, signal)
-    }
+  /** Before the next round. */
+  #pauseMs(): number {
+    const intervalMs = this.#rounds++ < FIRST_ROUNDS ? FIRST_INTERVAL_MS : INTERVAL_MS
+    return intervalMs * (1 - JITTER + 2 * JITTER * this.#random())
   }
 }
