@@ -41,8 +41,9 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   const announce = () => mesh.announce()
   const drains = new Drains({ switches, vms, relocations, events, announce }, { node: mesh.name })
   starting.defer(() => drains.stop())
+  const isDraining = () => drains.isDraining
   const prefetch = new TemplatePrefetch(
-    { ...parts, isDraining: () => drains.isDraining },
+    { ...parts, isDraining },
     {
       limitBytes: config.prefetchLimitBytes,
       templateLimitBytes: config.templateLimitBytes,
@@ -50,7 +51,7 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   )
   prefetch.start()
   starting.defer(() => prefetch.stop())
-  const isPaused = () => drains.isDraining || switches.isOn('rebalancingPaused')
+  const isPaused = () => isDraining() || switches.isOn('rebalancingPaused')
   const memory = new MemoryWatch({ vms, relocations, events, isPaused, sample: () => sampleMemory(vms) })
   memory.start()
   starting.defer(() => memory.stop())
@@ -58,7 +59,6 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   destinations.start()
   starting.defer(() => destinations.stop())
   const rebalancer = new RebalanceLedger({ switches, events })
-  const isDraining = () => drains.isDraining
   const loop = new RebalanceLoop(
     { ...rooms, surroundings, relocations, ledger: rebalancer, isDraining, load: cpuLoad },
     { peerId: mesh.peerId },

@@ -18,9 +18,6 @@ import {
 import type { VmService } from '../vm/index.ts'
 import type { ClientLatencyReply } from './api-schema.ts'
 
-/** Multiaddrs that lead to this machine alone. */
-const LOOPBACK_ADDRESS = /^\/(ip4\/127\.|ip6\/::1\/)/
-
 export interface ProbingParts {
   mesh: Mesh
   policy: Policy
@@ -41,7 +38,7 @@ export async function startClientProbes(
   const server = new ProbeServer({
     prober,
     policy,
-    probesLoopback: () => mesh.addresses().every((address) => LOOPBACK_ADDRESS.test(address)),
+    probesLoopback: () => mesh.isOnOneMachine,
   })
   await mesh.handle(PROBE_PROTOCOL, server.handler, PROBE_CHANNELS)
   const learned = new LearnedClients()

@@ -53,6 +53,18 @@ export interface NodeFacts {
   coordinate: NodeCoordinate | null
 }
 
+/** Of a node that has nothing to say; in a farewell nothing counts but its order. */
+export const NO_FACTS: NodeFacts = {
+  memory: null,
+  load: 0,
+  cpus: 1,
+  qemu: null,
+  templates: [],
+  vms: [],
+  draining: false,
+  coordinate: null,
+}
+
 /** What the directory knows of a node. */
 export interface NodeView {
   peerId: PeerIdText

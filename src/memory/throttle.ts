@@ -60,20 +60,13 @@ export class Throttle implements AsyncDisposable {
       let ranMs = 0
       while (!signal.aborted) {
         const share = this.#percent / 100
+        const shareMs = THROTTLE_PERIOD_MS * share
         // Each half from what the other really took: timers of a busy event loop are late.
         const owedMs = (ranMs * share) / (1 - share)
-        const frozenMs = await this.#freezeFor(
-          Math.min(Math.max(owedMs, THROTTLE_PERIOD_MS * share), MAX_FROZEN_MS),
-          signal,
-        )
+        const frozenMs = await this.#freezeFor(Math.min(Math.max(owedMs, shareMs), MAX_FROZEN_MS), signal)
         const startedMs = performance.now()
-        await sleep(
-          (THROTTLE_PERIOD_MS - THROTTLE_PERIOD_MS * share) * Math.max(1, frozenMs / MAX_FROZEN_MS),
-          undefined,
-          {
-            signal,
-          },
-        )
+        const runMs = (THROTTLE_PERIOD_MS - shareMs) * Math.max(1, frozenMs / MAX_FROZEN_MS)
+        await sleep(runMs, undefined, { signal })
         ranMs = performance.now() - startedMs
       }
     } catch {

@@ -43,9 +43,18 @@ export function dialableAddresses(texts: readonly string[], peerId: string): Mul
 }
 
 /** Whether it leads nowhere but to the machine that dials it. */
-export function isLoopback(address: Multiaddr): boolean {
+function isLoopback(address: Multiaddr): boolean {
   const ip = address.getComponents()[0]?.value ?? ''
   return ip === '::1' || (isIPv4(ip) && ip.startsWith('127.'))
+}
+
+/** Whether others than this machine's own processes can get there; what is no address is for libp2p to refuse. */
+export function isReachable(address: string): boolean {
+  try {
+    return !isLoopback(multiaddr(address))
+  } catch {
+    return false
+  }
 }
 
 /** What others should dial: loopback only where there is nothing else. */

@@ -1,7 +1,7 @@
 import { setInterval, setTimeout as sleep } from 'node:timers/promises'
 import type { PrivateKey } from '@libp2p/interface'
 import { errorBody } from '../domain/errors.ts'
-import type { NodeFacts, NodeInventory } from '../domain/node.ts'
+import { NO_FACTS, type NodeFacts, type NodeInventory } from '../domain/node.ts'
 import { parseEnvelope, sealAnnouncement } from './announcement-envelope.ts'
 import { AnnouncementIntake } from './announcement-intake.ts'
 import { Announcer, difference } from './announcer.ts'
@@ -41,18 +41,6 @@ const INVENTORY_RATE = { burst: 128, perSecond: 32 }
 const MAX_PARALLEL_FETCHES = 2
 /** setTimeout takes 31 bits; a beat is far below. */
 const MAX_DELAY_MS = 2 ** 31 - 1
-
-/** Says goodbye: nothing in it counts but its order. */
-const NO_FACTS: NodeFacts = {
-  memory: null,
-  load: 0,
-  cpus: 1,
-  qemu: null,
-  templates: [],
-  vms: [],
-  draining: false,
-  coordinate: null,
-}
 
 export interface AnnouncementsComponents {
   node: MeshNode

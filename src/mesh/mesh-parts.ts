@@ -1,10 +1,9 @@
 import type { EventEmitter } from 'node:events'
 import type { PeerInfo, PrivateKey } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
-import { multiaddr } from '@multiformats/multiaddr'
 import type { Level } from 'level'
-import type { NodeFacts, NodeInventory } from '../domain/node.ts'
-import { type DialableAddress, dialableAddress, dialableAddresses, isLoopback } from './address.ts'
+import { NO_FACTS, type NodeFacts, type NodeInventory } from '../domain/node.ts'
+import { type DialableAddress, dialableAddress, dialableAddresses, isReachable } from './address.ts'
 import { Announcements, meshNowMs } from './announcements.ts'
 import { Channels } from './channels.ts'
 import { guardConnections } from './connection-guard.ts'
@@ -52,16 +51,6 @@ export interface MeshInit {
   beatMs?: number
 }
 
-const NO_FACTS: NodeFacts = {
-  memory: null,
-  load: 0,
-  cpus: 1,
-  qemu: null,
-  templates: [],
-  vms: [],
-  draining: false,
-  coordinate: null,
-}
 export const NO_INVENTORY: NodeInventory = { templates: [], vms: [] }
 
 export type MeshEvents = EventEmitter<{ member: [MemberEvent]; directory: [NodeEvent] }>
@@ -197,15 +186,6 @@ async function openNode(identity: PrivateKey, init: NodeInit): Promise<MeshNode>
     return await createNode(identity, init)
   } catch (cause) {
     throw listenFailed(init.listen, cause)
-  }
-}
-
-/** Whether others than this machine's own processes can get there; what is no address is for libp2p to refuse. */
-function isReachable(address: string): boolean {
-  try {
-    return !isLoopback(multiaddr(address))
-  } catch {
-    return false
   }
 }
 

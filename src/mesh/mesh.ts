@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events'
 import type { NodeInventory, NodeView } from '../domain/node.ts'
 import type { TemplateId } from '../domain/template.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
+import { isReachable } from './address.ts'
 import type { HandlerLimits } from './channels.ts'
 import type { NodeEvent } from './directory.ts'
 import { MeshError } from './errors.ts'
@@ -84,6 +85,11 @@ export class Mesh implements AsyncDisposable {
   /** Multiaddrs with this node's peer id, as others can dial it: loopback only where there is nothing else. */
   addresses(): string[] {
     return this.#started.membership.addresses()
+  }
+
+  /** Whether none but this machine's own processes can reach it. */
+  get isOnOneMachine(): boolean {
+    return !this.addresses().some(isReachable)
   }
 
   /** What lets another node in: the mesh key, and where to find this node. A secret. */

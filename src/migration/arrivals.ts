@@ -43,10 +43,6 @@ export class Arrivals {
     this.#herds = new KeptHerds({ ...components, isMoving })
   }
 
-  get moves(): number {
-    return this.#running.size
-  }
-
   get isMoving(): boolean {
     return this.#running.size > 0
   }

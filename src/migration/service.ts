@@ -311,9 +311,9 @@ export class MigrationService {
     return { migrationId, report: this.#ending.get(migrationId)! }
   }
 
-  /** How many VMs are on their way, or wait for their turn. */
-  get underWay(): { leaving: number; arriving: number } {
-    return { leaving: this.#departures.size, arriving: this.#arrivals.moves }
+  /** How many VMs of this node are on their way, or wait for their turn. */
+  get leaving(): number {
+    return this.#departures.size
   }
 
   /** Whether any VM is on its way to or from this node. */

@@ -1,4 +1,9 @@
-import { COORDINATE_AXES, type NodeCoordinate } from '../domain/coordinate.ts'
+import {
+  COORDINATE_AXES,
+  MAX_COORDINATE_ERROR,
+  MAX_COORDINATE_MS,
+  type NodeCoordinate,
+} from '../domain/coordinate.ts'
 
 /**
  * Vivaldi with height vectors: F. Dabek, R. Cox, F. Kaashoek, R. Morris,
@@ -12,9 +17,6 @@ const STEP_SHARE = 0.25
 const ERROR_SHARE = 0.25
 /** No access line is faster: keeps heights above zero, as the paper asks for. */
 const MIN_HEIGHT_MS = 0.1
-/** Twice round the world by satellite and more: what says otherwise is lying or broken. */
-export const MAX_COORDINATE_MS = 10_000
-const MAX_ERROR = 1.5
 const MIN_ERROR = 0.01
 
 /** A node that has measured nothing yet. */
@@ -30,7 +32,7 @@ export function isCoordinate({ axesMs, heightMs, error }: NodeCoordinate): boole
     heightMs >= 0 &&
     heightMs <= MAX_COORDINATE_MS &&
     error >= 0 &&
-    error <= MAX_ERROR
+    error <= MAX_COORDINATE_ERROR
   )
 }
 
@@ -73,7 +75,7 @@ export function movedCoordinate(
   return {
     axesMs,
     heightMs: Math.min(Math.max(heightMs, MIN_HEIGHT_MS), MAX_COORDINATE_MS),
-    error: Math.min(Math.max(error, MIN_ERROR), MAX_ERROR),
+    error: Math.min(Math.max(error, MIN_ERROR), MAX_COORDINATE_ERROR),
   }
 }
 

@@ -22,14 +22,20 @@ export {
   distanceMs,
   isCoordinate,
   locate,
-  MAX_COORDINATE_MS,
   movedCoordinate,
   unknownCoordinate,
 } from './coordinates.ts'
 export { type ClientRoundTripsMs, type LatencySample, latencySample, latestLatencyMs } from './latency.ts'
 export { LinkRates } from './link-rates.ts'
 export type { Lead } from './pattern.ts'
-export { type ConsideredMove, type MoveSum, type Plan, planRound, type RoundInput } from './plan.ts'
+export {
+  BUDGET_MS,
+  type ConsideredMove,
+  type MoveSum,
+  type Plan,
+  planRound,
+  type RoundInput,
+} from './plan.ts'
 export { type RankedDestination, type Ranking, rankDestinations, type UnfitDestination } from './rank.ts'
 export { type MoveCost, moveCost } from './score.ts'
 export { type AskableNode, MAX_SHORTLIST, type PlacedClient, shortlist } from './shortlist.ts'

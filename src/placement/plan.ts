@@ -47,7 +47,7 @@ export interface Plan {
 }
 
 /** The hour of `maxMovesPerHour`. */
-const HOUR_MS = 3_600_000
+export const BUDGET_MS = 3_600_000
 
 /**
  * One round of the rebalancer: compares every VM of this node with every node
@@ -152,9 +152,9 @@ function turnReason(
 ): StayReason | null {
   if (own.movesOut > 0) return { code: 'node-busy' }
   if ((candidates.get(to)?.movesIn ?? 0) > 0) return { code: 'destination-busy' }
-  const lastHourMs = own.startedAtMs.filter((atMs) => atMs > own.nowMs - HOUR_MS)
+  const lastHourMs = own.startedAtMs.filter((atMs) => atMs > own.nowMs - BUDGET_MS)
   if (lastHourMs.length >= calm.maxMovesPerHour) {
-    return { code: 'budget-spent', remainingMs: Math.min(...lastHourMs) + HOUR_MS - own.nowMs }
+    return { code: 'budget-spent', remainingMs: Math.min(...lastHourMs) + BUDGET_MS - own.nowMs }
   }
   return random() < calm.startShare ? null : { code: 'next-round' }
 }

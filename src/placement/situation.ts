@@ -52,9 +52,8 @@ export interface OwnSituation {
   nowMs: number
   /** As a candidate's. */
   load: number
-  /** VMs on their way from here, and to here. */
+  /** VMs on their way from here. */
   movesOut: number
-  movesIn: number
   /** When this node's rebalancer started its moves of the last hour. */
   startedAtMs: readonly number[]
   backOffs: BackOffs

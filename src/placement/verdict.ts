@@ -26,7 +26,7 @@ export type StayReason =
   | { code: 'costs-more' }
   /** Another VM, or another node for this VM, gains more: that one comes first. */
   | { code: 'another-gains-more' }
-  /** A VM is on its way out of, or into, this node. */
+  /** A VM is on its way from this node. */
   | { code: 'node-busy' }
   | { code: 'destination-busy' }
   | { code: 'budget-spent'; remainingMs: number }

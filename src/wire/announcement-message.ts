@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { COORDINATE_AXES } from '../domain/coordinate.ts'
+import { COORDINATE_AXES, MAX_COORDINATE_ERROR, MAX_COORDINATE_MS } from '../domain/coordinate.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
 import { type MessageCodec, messageCodec } from './message.ts'
 
@@ -24,9 +24,8 @@ export const MAX_ANNOUNCED_MACHINE_TYPES = 32
 /** What a mesh of 4096 nodes comes to: three and a half of its beats. */
 export const MAX_VALID_MS = 2 * 3600 * 1000
 
-/** What can be a round trip, and how wrong a guess of it is told to be: isCoordinate of src/placement. */
-const MAX_COORDINATE_US = 10_000_000
-const MAX_ERROR_PERMILLE = 1500
+const MAX_COORDINATE_US = MAX_COORDINATE_MS * 1000
+const MAX_ERROR_PERMILLE = MAX_COORDINATE_ERROR * 1000
 const MAX_TOTAL = 1_000_000
 const DIGEST_BYTES = 32
 const VM_ID_BYTES = 16

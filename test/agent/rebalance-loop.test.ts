@@ -39,8 +39,8 @@ async function setUp({ auto = true } = {}) {
   const components: unknown = {
     vms: { list: () => [{ spec: { id: situation.id } }] },
     migrations: {
-      get underWay() {
-        return { leaving: node.leaving, arriving: 0 }
+      get leaving() {
+        return node.leaving
       },
     },
     surroundings: {

@@ -59,7 +59,6 @@ export function ownSituation(changes: Partial<OwnSituation> = {}): OwnSituation 
     nowMs: NOW_MS,
     load: 0,
     movesOut: 0,
-    movesIn: 0,
     startedAtMs: [],
     backOffs: new Map(),
     ...changes,

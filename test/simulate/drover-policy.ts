@@ -81,7 +81,6 @@ export class DroverPolicy implements Policy {
           nowMs,
           load: 0,
           movesOut: world.movesOut[node]!,
-          movesIn: world.movesIn[node]!,
           startedAtMs,
           backOffs: new Map(),
         },

@@ -6,6 +6,7 @@ import {
   afterFailure,
   afterSuccess,
   type BackOffs,
+  BUDGET_MS,
   type ConsideredMove,
   planRound,
   type VmSituation,
@@ -20,8 +21,6 @@ import type { RebalanceLedger } from './rebalance-ledger.ts'
 const LOOK_INTERVAL_MS = 1_000
 /** Nodes that started together don't look together. */
 const JITTER_SHARE = 0.2
-/** The hour of placement's budget. */
-const HOUR_MS = 3_600_000
 
 export interface RebalanceLoopComponents extends Pick<Hypervisor, 'vms' | 'migrations'> {
   surroundings: Surroundings
@@ -88,14 +87,12 @@ export class RebalanceLoop {
     const { ledger, migrations, isDraining, vms } = this.#components
     const { situations, machines } = this.#situations(vms.list())
     const nowMs = Date.now()
-    this.#startedAtMs = this.#startedAtMs.filter((atMs) => atMs > nowMs - HOUR_MS && atMs <= nowMs)
-    const { leaving, arriving } = migrations.underWay
+    this.#startedAtMs = this.#startedAtMs.filter((atMs) => atMs > nowMs - BUDGET_MS && atMs <= nowMs)
     const own = {
       peerId: this.#peerId,
       nowMs,
       load: this.#components.load(),
-      movesOut: leaving,
-      movesIn: arriving,
+      movesOut: migrations.leaving,
       startedAtMs: this.#startedAtMs,
       backOffs: this.#backOffs,
     }
