@@ -9,9 +9,9 @@ import { Drains } from '../../src/agent/drain/drains.ts'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import { NodeSwitches } from '../../src/agent/node-switches.ts'
 import type { NotRelocated, Relocated, Relocations } from '../../src/agent/relocation/relocate.ts'
-import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { VmRecord } from '../../src/domain/vm.ts'
 import type { VmService } from '../../src/vm/index.ts'
+import { NEVER_MOVED, someVmSpec } from '../support/vm-spec.ts'
 import { never } from '../template/fixture.ts'
 
 interface Move {
@@ -70,17 +70,8 @@ function record(name: string, bytes: number): VmRecord {
     bytes === 0
       ? ({ kind: 'stopped', reason: 'its user stopped it', doubt: null } as const)
       : ({ kind: 'running', process: { pid: 1, startTimeTicks: 1 }, paused: false } as const)
-  const spec = {
-    id: name,
-    name,
-    templateId: 'web',
-    generationId: '',
-    nics: [],
-    hasDisk: false,
-    clients: [],
-    auto: false,
-  }
-  return { spec, epoch: 1, state, runDirName: name, createdAtMs: 0, coolDown: { ...NO_COOL_DOWN, atMs: 0 } }
+  const spec = someVmSpec({ id: name, name, templateId: 'web' })
+  return { spec, epoch: 1, state, runDirName: name, createdAtMs: 0, coolDown: NEVER_MOVED }
 }
 
 function moved(vm: string): Relocated {

@@ -1,25 +1,14 @@
-import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { LikelyDestinations } from '../../src/agent/likely-destinations.ts'
-import { NO_COOL_DOWN } from '../../src/domain/cool-down.ts'
 import type { VmRecord, VmState } from '../../src/domain/vm.ts'
+import { NEVER_MOVED, someVmSpec } from '../support/vm-spec.ts'
 
 const RUNNING: VmState = { kind: 'running', process: { pid: 1, startTicks: 1 } as never, paused: false }
 const STOPPED: VmState = { kind: 'stopped', reason: 'its user stopped it', doubt: null }
 
 function record(templateId: string, state: VmState): VmRecord {
-  const id = randomUUID()
-  const spec = {
-    id,
-    name: id,
-    templateId,
-    generationId: randomUUID(),
-    nics: [],
-    hasDisk: false,
-    clients: [],
-    auto: false,
-  }
-  return { spec, epoch: 1, state, runDirName: id, createdAtMs: 0, coolDown: { ...NO_COOL_DOWN, atMs: 0 } }
+  const spec = someVmSpec({ templateId })
+  return { spec, epoch: 1, state, runDirName: spec.id, createdAtMs: 0, coolDown: NEVER_MOVED }
 }
 
 test('those that hold the templates of running VMs, of most VMs first, each once', () => {

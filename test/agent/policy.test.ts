@@ -32,6 +32,7 @@ import {
   verdictRequestCodec,
 } from '../../src/wire/migration-messages.ts'
 import { startMesh } from '../support/mesh-pair.ts'
+import { someOffer, someVmSpec } from '../support/vm-spec.ts'
 import { addTemplate, codeOf, machine, TestNode } from '../template/fixture.ts'
 
 const soon = () => AbortSignal.timeout(10_000)
@@ -98,30 +99,8 @@ async function control(from: Mesh, protocol: string, message: ControlMessage): P
 }
 
 test('a VM is not offered', async () => {
-  const offer: ControlMessage = {
-    kind: 'offer',
-    migrationId: randomUUID(),
-    vm: {
-      id: vmId,
-      name: 'web',
-      templateId,
-      generationId: randomUUID(),
-      nics: [],
-      hasDisk: false,
-      clients: [],
-      auto: false,
-    },
-    epoch: 1,
-    privatePages: 10,
-    hashSeed: 1,
-    qemuVersion: '7.2.0',
-    paused: false,
-    baseline: new Uint8Array(0),
-    maxBytesPerSecond: 0,
-    coolDown: null,
-    automatic: false,
-    machine,
-  }
+  const vm = someVmSpec({ id: vmId, name: 'web', templateId })
+  const offer: ControlMessage = someOffer({ vm, machine })
   expect(await control(other, MIGRATE_PROTOCOL, offer)).toMatchObject(refused(other, 'send'))
 })
 

@@ -17,6 +17,7 @@ import {
   pagesHelloCodec,
 } from '../../src/wire/migration-messages.ts'
 import { channelPair } from '../support/channel-pair.ts'
+import { someOffer, someVmSpec } from '../support/vm-spec.ts'
 import { CHUNKS, machine } from '../template/fixture.ts'
 import { Dice } from './dice.ts'
 import type { FuzzNode } from './fuzz-node.ts'
@@ -67,31 +68,9 @@ export async function scriptedMove(
 
 /** Of a VM that nobody else has. */
 export function offerOf(node: FuzzNode, dice: Dice): ControlBody<'offer'> {
-  const id = dice.uuid()
-  return {
-    kind: 'offer',
-    migrationId: dice.uuid(),
-    vm: {
-      id,
-      name: `vm-${id}`,
-      templateId: node.templateId,
-      generationId: dice.uuid(),
-      nics: [],
-      hasDisk: false,
-      clients: [],
-      auto: false,
-    },
-    epoch: 1,
-    privatePages: 10,
-    hashSeed: HASH_SEED,
-    qemuVersion: '7.2.0',
-    paused: false,
-    baseline: new Uint8Array(0),
-    maxBytesPerSecond: 0,
-    coolDown: null,
-    automatic: false,
-    machine,
-  }
+  const [id, migrationId, generationId] = [dice.uuid(), dice.uuid(), dice.uuid()]
+  const vm = someVmSpec({ id, templateId: node.templateId, generationId })
+  return someOffer({ migrationId, vm, hashSeed: HASH_SEED, machine })
 }
 
 class LastWordError extends Error {}

@@ -13,6 +13,7 @@ import {
   statementCodec,
   verdictRequestCodec,
 } from '../../src/wire/migration-messages.ts'
+import { someOffer, someVmSpec } from '../support/vm-spec.ts'
 import { MigrationRig } from './migration-rig.ts'
 
 /** A member of the mesh that doesn't play by the rules, against a node with real QEMUs. */
@@ -29,32 +30,7 @@ beforeAll(async () => {
 afterAll(() => rig[Symbol.asyncDispose]())
 
 function offer(changes: Partial<ControlBody<'offer'>> = {}): ControlBody<'offer'> {
-  const id = randomUUID()
-  return {
-    kind: 'offer',
-    migrationId: randomUUID(),
-    vm: {
-      id,
-      name: `vm-${id}`,
-      templateId,
-      generationId: randomUUID(),
-      nics: [],
-      hasDisk: false,
-      clients: [],
-      auto: false,
-    },
-    epoch: 1,
-    privatePages: 10,
-    hashSeed: 1,
-    qemuVersion: '7.2.0',
-    paused: false,
-    baseline: new Uint8Array(0),
-    maxBytesPerSecond: 0,
-    coolDown: null,
-    automatic: false,
-    machine,
-    ...changes,
-  }
+  return someOffer({ vm: someVmSpec({ templateId }), machine, ...changes })
 }
 
 function openMove(message: ControlMessage) {

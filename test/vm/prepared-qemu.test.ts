@@ -6,6 +6,7 @@ import { GuestMemory } from '../../src/memory/index.ts'
 import { findGenerationId } from '../../src/qemu/index.ts'
 import { ownMemoryBytes } from '../../src/vm/node-memory.ts'
 import { endOrphans } from '../../src/vm/orphans.ts'
+import { someVmSpec } from '../support/vm-spec.ts'
 import { MigrationRig } from './migration-rig.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
@@ -167,16 +168,7 @@ test('its memory counts, and is given up before anybody is refused; it is gone w
 
   const second = await nthPrepared(node, 2)
   const { machine } = node.templates.get(templateId).manifest
-  const spec = {
-    id: crypto.randomUUID(),
-    name: 'z',
-    templateId,
-    generationId: crypto.randomUUID(),
-    nics: [],
-    hasDisk: false,
-    clients: [],
-    auto: false,
-  }
+  const spec = someVmSpec({ name: 'z', templateId })
   const offer = {
     spec,
     source: 'peer',

@@ -12,6 +12,7 @@ import { loadArrival } from '../support/load-arrival.ts'
 import { testBinary } from '../support/qemu-guest.ts'
 import { expectCounting, inGuest as guestOf, move, runVm, showVm, TwoNodes } from '../support/two-nodes.ts'
 import { UNPRIVILEGED, unprivilegedUser } from '../support/unprivileged.ts'
+import { someVmSpec } from '../support/vm-spec.ts'
 import { Bench, type TestNode } from './vm-fixture.ts'
 
 const TEST_TIMEOUT_MS = 90_000
@@ -163,16 +164,7 @@ test('one that is kept ready is locked in as any other, and becomes the one of a
   for (const name of await readdir(runDir)) expect(await modeOf(join(runDir, name)), name).toBe('600')
 
   const { id: templateId, manifest } = node.templates.get(node.templates.resolve('base').id)
-  const spec = {
-    id: randomUUID(),
-    name: 'a',
-    templateId,
-    generationId: randomUUID(),
-    nics: [],
-    hasDisk: false,
-    clients: [],
-    auto: false,
-  }
+  const spec = someVmSpec({ name: 'a', templateId })
   const arrival = await node.vms.reserve({
     ...{ spec, source: 'peer', epoch: 1, machine: manifest.machine, migrationId: randomUUID() },
     ...{ privatePages: 100, templateBytes: 0, coolDown: NO_COOL_DOWN },

@@ -6,6 +6,7 @@ import type { VmSpec } from '../../src/domain/vm.ts'
 import type { ArrivingVm, ReserveRequest } from '../../src/vm/index.ts'
 import { doubtAbout } from '../support/doubt.ts'
 import { loadArrival } from '../support/load-arrival.ts'
+import { someVmSpec } from '../support/vm-spec.ts'
 import { Bench, holdControl, type TestNode } from './vm-fixture.ts'
 
 const MIB = 1024 ** 2
@@ -44,17 +45,8 @@ function offer({
   ...request
 }: { spec?: Partial<VmSpec> } & Partial<Omit<ReserveRequest, 'spec'>> = {}): ReserveRequest {
   const { id: templateId, manifest } = node.templates.resolve('base')
-  const offered: VmSpec = {
-    id: randomUUID(),
-    name: 'a',
-    templateId,
-    generationId: randomUUID(),
-    nics: [{ kind: 'user', slot: 1, mac: '52:54:00:01:02:03', forwards: [] }],
-    hasDisk: false,
-    clients: [],
-    auto: false,
-    ...spec,
-  }
+  const nics: VmSpec['nics'] = [{ kind: 'user', slot: 1, mac: '52:54:00:01:02:03', forwards: [] }]
+  const offered = someVmSpec({ name: 'a', templateId, nics, ...spec })
   const { machine } = manifest
   return {
     source: SOURCE,
