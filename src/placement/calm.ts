@@ -15,8 +15,9 @@ export interface Calm {
   maxSampleGapMs: number
   /** How far back agreement counts; samples that are older are of no use. */
   maxStableMs: number
-  /** What has lasted so long is expected to last so many times that. */
+  /** What has lasted so long is expected to last so many times that, and what was only just seen `leastLastsMs`. */
   lastsTimes: number
+  leastLastsMs: number
   /** Of the price of a missing template, what one move has to earn: the template stays, for siblings and for returns. */
   templateShare: number
   /** A VM that has just started is still finding out what it does. */
@@ -32,9 +33,10 @@ export const DEFAULT_CALM: Calm = {
   minSavedShare: 0.08,
   minSamples: 2,
   maxSampleGapMs: 60_000,
-  // Nothing is expected to last longer than 4 × 225 s, a quarter of an hour.
+  // Nothing is expected to last longer than 3 × 225 s.
   maxStableMs: 225_000,
-  lastsTimes: 4,
+  lastsTimes: 3,
+  leastLastsMs: 120_000,
   templateShare: 0.5,
   minAgeMs: 30_000,
   maxMovesPerHour: 60,

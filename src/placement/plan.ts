@@ -10,7 +10,7 @@ import type { StayReason, Verdict } from './verdict.ts'
 export interface MoveSum {
   lead: Lead
   cost: MoveCost
-  /** How long the lead is expected to last: as long as it has, times `lastsTimes`. */
+  /** How long the lead is expected to last: as long as it has, times `lastsTimes`, and no less than `leastLastsMs`. */
   lastsMs: number
   /** The saving for that time. */
   gainMsS: number
@@ -105,7 +105,7 @@ function sumOf(
   { own, lead, calm }: { own: OwnSituation; lead: Lead; calm: Calm },
 ): MoveSum {
   const cost = moveCost(vm, candidate)
-  const lastsMs = lead.stableMs * calm.lastsTimes
+  const lastsMs = Math.max(calm.leastLastsMs, lead.stableMs * calm.lastsTimes)
   const gainMsS = (lead.savedMs * lastsMs) / 1000
   const costMsS = cost.totalMsS - (1 - calm.templateShare) * cost.templateMsS
   const overload = Math.max(0, overloadMsS(candidate, lastsMs) - overloadMsS(own, lastsMs))

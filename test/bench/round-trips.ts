@@ -66,3 +66,18 @@ export function typicalRoundTrips(random: () => number): RoundTrip {
     return rttMs
   }
 }
+
+/** Pairs like PlanetLab's; each keeps its round trip for `dwellSlices`, as pairs of the Seattle data do, and not all change at once. */
+export function drawnRoundTrips(
+  { hosts, slices, dwellSlices }: { hosts: number; slices: number; dwellSlices: number },
+  random: () => number,
+): RoundTripTables {
+  const eras = Array.from({ length: Math.ceil(slices / dwellSlices) + 1 }, () => typicalRoundTrips(random))
+  const actualMs = (slice: number, from: number, to: number) => {
+    const [a, b] = [from % hosts, to % hosts]
+    if (a === b) return SAME_PLACE_MS
+    const shifted = slice + ((Math.min(a, b) * 31 + Math.max(a, b) * 17) % dwellSlices)
+    return eras[Math.floor(shifted / dwellSlices)]!(a, b)
+  }
+  return { slices, hosts, actualMs, measuredMs: actualMs }
+}

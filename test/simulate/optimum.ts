@@ -7,7 +7,8 @@ import { describedVm, emptyNode } from './world.ts'
 /**
  * What VMs cost at the least, with the whole future known: a best path for each
  * VM by itself. Transfers take their time and cost what they cost everyone; links
- * carry all moves at once, there is room everywhere, and no calm rules slow anything.
+ * carry all moves at once, there is room everywhere, in stores too, and no calm rules
+ * slow anything.
  *
  * A template comes with a VM and stays, for that VM and those planned after it.
  * Who pays for it is what makes the joint optimum hard, so there are two answers,

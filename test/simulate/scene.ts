@@ -16,9 +16,11 @@ export const UPLINK_BYTES_PER_SECOND = 1_250_000
 export const TEMPLATE_BYTES = 250 * MIB
 export const NODE_BYTES = 4096 * MIB
 export const HEADROOM_BYTES = 64 * MIB
-const TEMPLATES = 24
+export const TEMPLATES = 24
 /** Of all nodes, those that hold a template at the begin. */
 const HELD_SHARE = 0.5
+/** What a node's store has room for: 4 GiB, as its memory. */
+export const STORED_TEMPLATES = 16
 const [MIN_PRIVATE_BYTES, MAX_PRIVATE_BYTES] = [2 * MIB, 30 * MIB]
 const MIN_USERS = 3
 export const MAX_USERS = 12
@@ -43,6 +45,8 @@ export interface Scene {
   vms: readonly SceneVm[]
   /** Template → nodes that hold it at the begin. */
   holders: readonly (readonly number[])[]
+  /** `--template-limit` of each node, in templates: beyond it the least useful that no VM there needs is removed. */
+  storedTemplates: number
   roundTrips: RoundTripTables
   /** What users of a VM have from a node, on average, in the slice of that index. */
   latencyMs(slice: number, vm: number, node: number): number
@@ -53,11 +57,19 @@ export interface SceneInit {
   slices: readonly number[]
   nodes: number
   vmsPerNode: number
+  storedTemplates?: number
   random: () => number
 }
 
 /** Users sit on hosts that are no node, where there are such. */
-export function makeScene({ roundTrips, slices, nodes, vmsPerNode, random }: SceneInit): Scene {
+export function makeScene({
+  roundTrips,
+  slices,
+  nodes,
+  vmsPerNode,
+  storedTemplates = STORED_TEMPLATES,
+  random,
+}: SceneInit): Scene {
   const below = (end: number) => Math.floor(random() * end)
   const hosts = shuffled(roundTrips.hosts, random)
   const places = Array.from({ length: nodes }, (_, node) => hosts[node % hosts.length]!)
@@ -98,7 +110,7 @@ export function makeScene({ roundTrips, slices, nodes, vmsPerNode, random }: Sce
     }
     return row[node]!
   }
-  return { slices, nodes: places, vms, holders, roundTrips, latencyMs }
+  return { slices, nodes: places, vms, holders, storedTemplates, roundTrips, latencyMs }
 }
 
 function shuffled(count: number, random: () => number): number[] {

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { seededRandom } from '../bench/random.ts'
-import { type RoundTripTables, readRoundTrips, typicalRoundTrips } from '../bench/round-trips.ts'
+import { drawnRoundTrips, readRoundTrips } from '../bench/round-trips.ts'
 import { compare } from './compare.ts'
 import { DroverPolicy } from './drover-policy.ts'
 import { lowerBound, optimum } from './optimum.ts'
@@ -11,23 +11,6 @@ import { World } from './world.ts'
 /** Other work on the machine makes it take several times its 3 s. */
 const TIMEOUT_MS = 60_000
 
-/** Pairs like PlanetLab's; each keeps its round trip for some slices, as pairs of the Seattle data do. */
-function drawnTables(
-  hosts: number,
-  slices: number,
-  { dwellSlices }: { dwellSlices: number },
-): RoundTripTables {
-  const random = seededRandom(11)
-  const eras = Array.from({ length: Math.ceil(slices / dwellSlices) + 1 }, () => typicalRoundTrips(random))
-  const actualMs = (slice: number, from: number, to: number) => {
-    if (from === to) return 0.5
-    // Not all pairs change at once.
-    const shifted = slice + ((Math.min(from, to) * 31 + Math.max(from, to) * 17) % dwellSlices)
-    return eras[Math.floor(shifted / dwellSlices)]!(from, to)
-  }
-  return { slices, hosts, actualMs, measuredMs: actualMs }
-}
-
 function indices(count: number): number[] {
   return Array.from({ length: count }, (_, index) => index)
 }
@@ -37,7 +20,7 @@ test('moves die out within minutes when nothing changes, and again after everyth
 }, () => {
   const slices = 8
   const scene = makeScene({
-    roundTrips: drawnTables(60, slices, { dwellSlices: 4 }),
+    roundTrips: drawnRoundTrips({ hosts: 60, slices, dwellSlices: 4 }, seededRandom(11)),
     slices: indices(slices),
     nodes: 30,
     vmsPerNode: 3,
@@ -80,7 +63,7 @@ test('beside the other policies: few bytes, no returns within the cool-down, and
   timeout: TIMEOUT_MS,
 }, () => {
   const scene = makeScene({
-    roundTrips: drawnTables(60, 16, { dwellSlices: 7 }),
+    roundTrips: drawnRoundTrips({ hosts: 60, slices: 16, dwellSlices: 7 }, seededRandom(11)),
     slices: indices(16),
     nodes: 24,
     vmsPerNode: 2,
@@ -107,7 +90,7 @@ test('beside the other policies: few bytes, no returns within the cool-down, and
 
 test('the plan that knows the future is worth what it says', () => {
   const scene = makeScene({
-    roundTrips: drawnTables(4, 1, { dwellSlices: 1 }),
+    roundTrips: drawnRoundTrips({ hosts: 4, slices: 1, dwellSlices: 1 }, seededRandom(11)),
     slices: [0],
     nodes: 2,
     vmsPerNode: 1,

@@ -7,6 +7,7 @@ import {
   NO_COOL_DOWN,
   type VmSituation,
 } from '../../src/placement/index.ts'
+import { chooseForRemoval } from '../../src/template/gc.ts'
 import { Ledger, type Totals } from './ledger.ts'
 import {
   HEADROOM_BYTES,
@@ -74,12 +75,13 @@ export function emptyNode(peerId: string): CandidateNode {
 /**
  * What no policy gets round: a transfer takes its time on the source's uplink,
  * which carries one move at a time, as does the way into a node; a VM stays
- * where it is until it is over; a template comes with a VM and stays.
+ * where it is until it is over; a template comes with a VM and stays until
+ * others need its room.
  */
 export class World {
   readonly scene: Scene
   readonly vms: readonly PlacedVm[]
-  /** By node: ids of the templates that it holds. */
+  /** By node: ids of the templates that it holds, the longest unused first. */
   readonly held: readonly Set<string>[]
   readonly movesOut: number[]
   readonly movesIn: number[]
@@ -209,7 +211,6 @@ export class World {
     this.#freeBytes[vm.node]! += spec.privateBytes + HEADROOM_BYTES
     this.movesOut[vm.node]!--
     this.movesIn[moving.to]!--
-    this.held[moving.to]!.add(String(spec.template))
     vm.coolDown = coolDownAfterMove(
       agedCoolDown(vm.coolDown, moving.endsAtMs - vm.coolDownAtMs),
       String(vm.node),
@@ -219,5 +220,32 @@ export class World {
     vm.sinceMs = moving.endsAtMs
     vm.node = moving.to
     vm.moving = null
+    this.#keepTemplate(vm.node, String(spec.template))
+  }
+
+  /** As an agent does when a template has come, or a VM on it. */
+  #keepTemplate(node: number, templateId: string): void {
+    const held = this.held[node]!
+    held.delete(templateId)
+    held.add(templateId)
+    if (held.size <= this.scene.storedTemplates) return
+    const needed = new Set(
+      this.vms
+        .values()
+        .filter((vm) => vm.node === node || vm.moving?.to === node)
+        .map(({ spec }) => String(spec.template)),
+    )
+    const candidates = held
+      .values()
+      .toArray()
+      .map((id, order) => ({
+        id,
+        bytes: TEMPLATE_BYTES,
+        usedAtMs: order,
+        isElsewhere: this.held.some((other) => other !== held && other.has(id)),
+        isInUse: needed.has(id),
+      }))
+    const limitBytes = this.scene.storedTemplates * TEMPLATE_BYTES
+    for (const id of chooseForRemoval(candidates, limitBytes)) held.delete(id)
   }
 }
