@@ -136,3 +136,11 @@ test('an agent that stops cancels the move and waits for its end', async () => {
   expect(moves[0]!.signal.aborted).toBe(true)
   expect(ledger.status().moves.failed).toBe(1)
 })
+
+test('of a pause and a resume the later one counts, however close they come', async () => {
+  const { ledger } = await setUp()
+  await Promise.all([ledger.pause(), ledger.resume()])
+  expect(ledger.isPaused).toBe(false)
+  await Promise.all([ledger.pause(), ledger.resume(), ledger.pause()])
+  expect(ledger.isPaused).toBe(true)
+})
