@@ -34,7 +34,7 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   const { vms, clientProbes, linkRates } = rooms
   const surroundings = new Surroundings({
     ...parts,
-    latencySamples: (vm) => clientProbes.samples(vm),
+    latencySamples: ({ id, clients }) => clientProbes.samples(id, clients),
     bandwidthBytesPerSecond: (peer) => linkRates.bytesPerSecond(peer),
   })
   const relocations = new Relocations({ ...parts, surroundings })

@@ -1,5 +1,5 @@
 import type { Policy } from '../domain/policy.ts'
-import type { NicSpec, VmId } from '../domain/vm.ts'
+import type { NicSpec, VmSpec } from '../domain/vm.ts'
 import type { Mesh } from '../mesh/index.ts'
 import {
   askProbes,
@@ -69,14 +69,18 @@ export function placedPeers(mesh: Mesh): PlacedPeer[] {
 }
 
 /** What clients of a VM had from nodes when it was last measured, the nearest first. */
-export function clientLatency(probes: ClientProbes, mesh: Mesh, id: VmId): ClientLatencyReply | null {
-  const sample = probes.samples(id).at(-1)
+export function clientLatency(
+  probes: ClientProbes,
+  mesh: Mesh,
+  { id, clients }: Pick<VmSpec, 'id' | 'clients'>,
+): ClientLatencyReply | null {
+  const sample = probes.samples(id, clients).at(-1)
   if (sample === undefined) return null
   const names = new Map(mesh.directory().map(({ peerId, name }) => [peerId, name]))
   const nodes = [...sample.latencyMs].map(([peerId, latencyMs]) => {
     return { peerId, name: names.get(peerId) ?? peerId, latencyMs }
   })
-  return { atMs: sample.atMs, nodes: nodes.toSorted((a, b) => a.latencyMs - b.latencyMs) }
+  return { atMs: Math.round(sample.atMs), nodes: nodes.toSorted((a, b) => a.latencyMs - b.latencyMs) }
 }
 
 async function probedVms(vms: Pick<VmService, 'list'>, learned: LearnedClients): Promise<ProbedVm[]> {

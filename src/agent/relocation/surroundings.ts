@@ -1,7 +1,7 @@
 import { statSync } from 'node:fs'
 import { coolDownAt } from '../../domain/cool-down.ts'
 import type { NodeView } from '../../domain/node.ts'
-import { type PeerIdText, type VmId, type VmRecord, vmStateName } from '../../domain/vm.ts'
+import { type PeerIdText, type VmRecord, type VmSpec, vmStateName } from '../../domain/vm.ts'
 import { type Mesh, meshNowMs } from '../../mesh/index.ts'
 import type { CandidateNode, LatencySample, VmSituation } from '../../placement/index.ts'
 import type { TemplateStore } from '../../template/index.ts'
@@ -16,7 +16,7 @@ export interface SurroundingsComponents extends Pick<Hypervisor, 'binary' | 'vms
   mesh: Pick<Mesh, 'directory' | 'announcersOf'>
   templates: Pick<TemplateStore, 'get' | 'files'>
   /** Of a VM's clients, oldest first. */
-  latencySamples: (vm: VmId) => readonly LatencySample[]
+  latencySamples: (vm: Pick<VmSpec, 'id' | 'clients'>) => readonly LatencySample[]
   /** To a peer; null: it was never measured. */
   bandwidthBytesPerSecond: (peer: PeerIdText) => number | null
 }
@@ -68,7 +68,7 @@ export class Surroundings {
       privateBytes: this.#privateMemory.bytes(id) ?? ownBytes,
       dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, ownBytes, meshNowMs()),
       headroomBytes: CLONE_HEADROOM_BYTES,
-      samples: latencySamples(id),
+      samples: latencySamples(record.spec),
       coolDown: coolDownAt(record.coolDown, Date.now()),
     }
   }

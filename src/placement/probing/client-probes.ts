@@ -88,9 +88,14 @@ export class ClientProbes {
     await this.#probing.stop()
   }
 
-  /** What is known of a VM's clients, oldest first; nothing of one that isn't probed. */
-  samples(id: VmId): readonly LatencySample[] {
-    return this.#latencies.get(id)?.samples ?? []
+  /**
+   * What is known of a VM's clients, oldest first; nothing of one that isn't probed.
+   *
+   * @param named - clients that its user names: of those that were others in the last round nothing is told
+   */
+  samples(id: VmId, named: readonly VmClient[]): readonly LatencySample[] {
+    const known = this.#latencies.get(id)
+    return known === undefined || (named.length > 0 && !known.isOf(named)) ? [] : known.samples
   }
 
   /** Peers that don't probe for this node at the moment, with the code of why. */
