@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Level } from 'level'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import { NodeSwitches } from '../../src/agent/node-switches.ts'
 import { RebalanceLedger } from '../../src/agent/rebalance/rebalance-ledger.ts'
@@ -143,4 +143,18 @@ test('of a pause and a resume the later one counts, however close they come', as
   expect(ledger.isPaused).toBe(false)
   await Promise.all([ledger.pause(), ledger.resume(), ledger.pause()])
   expect(ledger.isPaused).toBe(true)
+})
+
+test('a clock that is set back does not make a node wait longer', async () => {
+  const { moves, ledger, looks } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  moves[0]!.end('refused')
+  await expect.poll(() => ledger.status().moves.failed).toBe(1)
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 86_400_000 })
+  onTestFinished(() => void vi.useRealTimers())
+  await looks(2)
+  const { verdict } = ledger.plan()[0]!
+  expect(verdict).toMatchObject({ reason: { code: 'vm-backs-off' } })
+  const { remainingMs } = (verdict as { reason: { remainingMs: number } }).reason
+  expect(remainingMs).toBeLessThanOrEqual(30_000)
 })

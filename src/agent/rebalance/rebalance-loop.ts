@@ -2,6 +2,7 @@ import { DroverError, errorBody } from '../../domain/errors.ts'
 import type { MigrationReport } from '../../domain/migration.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { PeerIdText, VmRecord } from '../../domain/vm.ts'
+import { meshNowMs } from '../../mesh/index.ts'
 import {
   afterFailure,
   afterSuccess,
@@ -86,7 +87,7 @@ export class RebalanceLoop {
   #look(): void {
     const { ledger, migrations, isDraining, vms } = this.#components
     const { situations, machines } = this.#situations(vms.list())
-    const nowMs = Date.now()
+    const nowMs = meshNowMs()
     this.#startedAtMs = this.#startedAtMs.filter((atMs) => atMs > nowMs - BUDGET_MS && atMs <= nowMs)
     const own = {
       peerId: this.#peerId,
@@ -102,7 +103,7 @@ export class RebalanceLoop {
     const { considered, chosen } = planRound({ own, vms: situations, candidates }, this.#random)
     ledger.looked(considered, {
       vms: situations.filter(({ mode }) => mode === 'auto').length,
-      atMs: nowMs,
+      atMs: Math.round(nowMs),
     })
     if (chosen === null || ledger.isPaused || isDraining() || this.#moving !== null) return
     this.#startedAtMs.push(nowMs)
@@ -143,7 +144,7 @@ export class RebalanceLoop {
       this.#ended(chosen, report)
     } catch (error) {
       // Nothing was begun: its user was quicker, say.
-      this.#backOffs = afterFailure(this.#backOffs, [vmId], Date.now(), this.#random)
+      this.#backOffs = afterFailure(this.#backOffs, [vmId], meshNowMs(), this.#random)
       ledger.ended(chosen, errorBody(error))
     }
   }
@@ -158,7 +159,7 @@ export class RebalanceLoop {
     }
     // Who cancels wants the VM to stay, and has nothing against the node.
     const whose = outcome === 'cancelled' ? [vmId] : ids
-    this.#backOffs = afterFailure(this.#backOffs, whose, Date.now(), this.#random)
+    this.#backOffs = afterFailure(this.#backOffs, whose, meshNowMs(), this.#random)
     this.#components.ledger.ended(chosen, error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` })
   }
 }

@@ -3,6 +3,7 @@ import { errorBody } from '../../domain/errors.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { TemplateId } from '../../domain/template.ts'
 import type { PeerIdText, VmId } from '../../domain/vm.ts'
+import { meshNowMs } from '../../mesh/index.ts'
 import { type ProbeTarget, targetKey } from '../../wire/probe-messages.ts'
 import type { ClientRoundTripsMs, LatencySample } from '../latency.ts'
 import { type AskableNode, shortlist } from '../shortlist.ts'
@@ -68,7 +69,7 @@ export class ClientProbes {
 
   constructor(
     components: ClientProbesComponents,
-    { now = Date.now, random = Math.random }: ClientProbesInit = {},
+    { now = meshNowMs, random = Math.random }: ClientProbesInit = {},
   ) {
     this.#components = components
     this.#now = now
