@@ -1,5 +1,5 @@
 import type { VmClient } from '../../domain/client.ts'
-import { errorBody } from '../../domain/errors.ts'
+import { DroverError } from '../../domain/errors.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { TemplateId } from '../../domain/template.ts'
 import type { PeerIdText, VmId } from '../../domain/vm.ts'
@@ -99,7 +99,7 @@ export class ClientProbes {
     return known === undefined || (named.length > 0 && !known.isOf(named)) ? [] : known.samples
   }
 
-  /** Peers that don't probe for this node at the moment, with the code of why. */
+  /** Peers that would not probe for this node when they were asked last, or didn't answer, with the code of why. */
   troubles(): ReadonlyMap<PeerIdText, string> {
     return this.#peers.troubles()
   }
@@ -190,7 +190,9 @@ export class ClientProbes {
         new Map(targets.map((target, index) => [targetKey(target), answer.rttsMs[index] ?? null])),
       ]
     } catch (error) {
-      this.#peers.failed(peer, errorBody(error).code, this.#now())
+      // What isn't ours is that it took too long.
+      const code = error instanceof DroverError ? error.code : 'PEER_UNREACHABLE'
+      this.#peers.failed(peer, code, this.#now())
       return null
     }
   }

@@ -127,7 +127,7 @@ test('what was sampled goes with clients that are mostly others, and stays with 
 
 test.each([
   ['refuses', 'NOT_PERMITTED', (lab: Lab) => void lab.refusing.add('a')],
-  ['does not answer', 'INTERNAL', (lab: Lab) => void delete lab.rttsMs.a],
+  ['does not answer', 'PEER_UNREACHABLE', (lab: Lab) => void delete lab.rttsMs.a],
 ])('a node that %s is asked again after 5 s, then 10', async (_, code, break_) => {
   const lab = new Lab(['a', 'b'])
   lab.vms = [vm('1', client('192.0.2.1'))]
