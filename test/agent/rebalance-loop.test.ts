@@ -1,4 +1,5 @@
 /** The rebalancer's loop, over nodes and moves that a test makes up: what it starts, and what it leaves. */
+
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,8 +10,8 @@ import { NodeSwitches } from '../../src/agent/node-switches.ts'
 import { RebalanceLedger } from '../../src/agent/rebalance/rebalance-ledger.ts'
 import { RebalanceLoop, type RebalanceLoopComponents } from '../../src/agent/rebalance/rebalance-loop.ts'
 import { RebalanceMemory } from '../../src/agent/rebalance/rebalance-memory.ts'
+import { steadyNowMs } from '../../src/domain/clock.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
-import { meshNowMs } from '../../src/mesh/index.ts'
 import { backOffRemainingMs, DEFAULT_CALM } from '../../src/placement/index.ts'
 import { candidateNode, HERE, NOW_MS, steadySamples, vmSituation } from '../placement/situations.ts'
 
@@ -179,9 +180,9 @@ test('an agent that is started again waits after what failed, and goes on with t
   expect(next.ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'vm-backs-off' } })
   await next.loop.stop()
   const memory = await RebalanceMemory.load(db)
-  expect(memory.startedAtMs(meshNowMs())).toHaveLength(1)
+  expect(memory.startedAtMs(steadyNowMs())).toHaveLength(1)
   await memory.succeeded(['vm', THERE])
-  for (let i = 1; i < DEFAULT_CALM.maxMovesPerHour; i++) await memory.started(meshNowMs())
+  for (let i = 1; i < DEFAULT_CALM.maxMovesPerHour; i++) await memory.started(steadyNowMs())
   const last = await setUp({ db })
   await last.looks(1)
   expect(last.ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'budget-spent' } })
@@ -199,10 +200,10 @@ test('an agent that stops in the middle of a move has nothing against it afterwa
 test('of a past by a clock that was ahead nothing makes a node wait longer than it could', async () => {
   const db = await openDatabase()
   const memory = await RebalanceMemory.load(db)
-  const aheadMs = meshNowMs() + 86_400_000
+  const aheadMs = steadyNowMs() + 86_400_000
   await memory.started(aheadMs)
   await memory.failed(['vm'], aheadMs, () => 0)
   const recalled = await RebalanceMemory.load(db)
-  expect(recalled.startedAtMs(meshNowMs())).toEqual([])
-  expect(backOffRemainingMs(recalled.backOffs, 'vm', meshNowMs())).toBeLessThanOrEqual(2_700_000)
+  expect(recalled.startedAtMs(steadyNowMs())).toEqual([])
+  expect(backOffRemainingMs(recalled.backOffs, 'vm', steadyNowMs())).toBeLessThanOrEqual(2_700_000)
 })

@@ -1,8 +1,8 @@
+import { steadyNowMs } from '../../domain/clock.ts'
 import { DroverError, errorBody } from '../../domain/errors.ts'
 import type { MigrationReport } from '../../domain/migration.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { PeerIdText, VmRecord } from '../../domain/vm.ts'
-import { meshNowMs } from '../../mesh/index.ts'
 import { type ConsideredMove, planRound, type VmSituation } from '../../placement/index.ts'
 import type { Hypervisor } from '../parts.ts'
 import type { MachineNeeds } from '../relocation/candidates.ts'
@@ -79,7 +79,7 @@ export class RebalanceLoop {
   #look(): void {
     const { ledger, memory, migrations, isDraining, vms } = this.#components
     const { situations, machines } = this.#situations(vms.list())
-    const nowMs = meshNowMs()
+    const nowMs = steadyNowMs()
     const own = {
       peerId: this.#peerId,
       nowMs,
@@ -135,7 +135,7 @@ export class RebalanceLoop {
     } catch (error) {
       // Nothing was begun: its user was quicker, say.
       ledger.ended(chosen, errorBody(error))
-      await memory.failed([vmId], meshNowMs(), this.#random)
+      await memory.failed([vmId], steadyNowMs(), this.#random)
     }
     await noted
   }
@@ -152,6 +152,6 @@ export class RebalanceLoop {
     const whose = outcome === 'cancelled' ? [vmId] : ids
     ledger.ended(chosen, error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` })
     // That the agent stopped says nothing of either, and the next one goes by what is kept.
-    if (!this.#looking.signal.aborted) await memory.failed(whose, meshNowMs(), this.#random)
+    if (!this.#looking.signal.aborted) await memory.failed(whose, steadyNowMs(), this.#random)
   }
 }

@@ -1,5 +1,5 @@
+import { steadyNowMs } from '../../domain/clock.ts'
 import { Turns } from '../../domain/turns.ts'
-import { meshNowMs } from '../../mesh/index.ts'
 import {
   afterFailure,
   afterSuccess,
@@ -40,7 +40,7 @@ export class RebalanceMemory {
     return new RebalanceMemory(
       db,
       (await stored(db).get(KEY)) ?? { startedAtMs: [], backOffs: [] },
-      meshNowMs(),
+      steadyNowMs(),
     )
   }
 

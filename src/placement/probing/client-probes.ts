@@ -1,9 +1,9 @@
 import type { VmClient } from '../../domain/client.ts'
+import { steadyNowMs } from '../../domain/clock.ts'
 import { DroverError } from '../../domain/errors.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { TemplateId } from '../../domain/template.ts'
 import type { PeerIdText, VmId } from '../../domain/vm.ts'
-import { meshNowMs } from '../../mesh/index.ts'
 import { type ProbeTarget, targetKey } from '../../wire/probe-messages.ts'
 import type { ClientRoundTripsMs, LatencySample } from '../latency.ts'
 import { type AskableNode, shortlist } from '../shortlist.ts'
@@ -69,7 +69,7 @@ export class ClientProbes {
 
   constructor(
     components: ClientProbesComponents,
-    { now = meshNowMs, random = Math.random }: ClientProbesInit = {},
+    { now = steadyNowMs, random = Math.random }: ClientProbesInit = {},
   ) {
     this.#components = components
     this.#now = now
