@@ -49,7 +49,7 @@ function renderSum({ lead, cost, gainMsS, overloadMsS, netMsS }: Sum): string {
 function describeReason(reason: Reason): string {
   switch (reason.code) {
     case 'pinned':
-      return 'it was not started with --auto'
+      return 'it was not started with --auto, or has a disk of its own'
     case 'not-running':
       return `it is ${reason.state}`
     case 'too-young':
