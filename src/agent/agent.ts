@@ -26,6 +26,7 @@ import { claimSocket } from './local-socket.ts'
 import { NodeFactsReader } from './node-facts.ts'
 import { NodeSwitches } from './node-switches.ts'
 import type { CommandParts, Hypervisor } from './parts.ts'
+import { RebalanceMemory } from './rebalance/rebalance-memory.ts'
 import { TemplateSpace } from './template-space.ts'
 
 /**
@@ -117,7 +118,8 @@ export class Agent implements AsyncDisposable {
       starting.defer(() => migrations.stop())
       for (const { protocol, handler } of migrations.handlers()) await mesh.handle(protocol, handler)
       const clientProbes = await startClientProbes({ mesh, policy, vms: vms.service!, coordinate }, starting)
-      const caretakerParts = { config, mesh, templates, switches, events: this.#events }
+      const rebalanceMemory = await RebalanceMemory.load(db)
+      const caretakerParts = { config, mesh, templates, switches, rebalanceMemory, events: this.#events }
       const rooms = { binary, vms: vms.service!, migrations, clientProbes, linkRates: this.#linkRates }
       hypervisor = startCaretakers({ ...caretakerParts, ...rooms }, starting)
     } else {

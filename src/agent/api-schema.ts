@@ -446,6 +446,8 @@ export interface RebalancePlanReply extends Pick<RebalancerStatus, 'paused' | 'l
   node: string
   /** Each move that it considered when it looked last, with its sum, and why it is or isn't made. */
   moves: readonly ConsideredMove[]
+  /** Nodes that would not probe clients for this one, or didn't answer, when they were asked last; `code` says which. */
+  notProbing: { peerId: string; name: string; code: string }[]
 }
 
 /** What became of a request to move VMs, in its order; `vm` as it was asked for. */

@@ -12,6 +12,7 @@ import { MemoryWatch } from './pressure/memory-watch.ts'
 import { sampleMemory } from './pressure/sample.ts'
 import { RebalanceLedger } from './rebalance/rebalance-ledger.ts'
 import { RebalanceLoop } from './rebalance/rebalance-loop.ts'
+import type { RebalanceMemory } from './rebalance/rebalance-memory.ts'
 import { Relocations } from './relocation/relocate.ts'
 import { Surroundings } from './relocation/surroundings.ts'
 
@@ -21,6 +22,7 @@ export interface CaretakerParts extends Omit<Hypervisor, 'drains' | 'rebalancer'
   mesh: Mesh
   templates: TemplateStore
   switches: NodeSwitches
+  rebalanceMemory: RebalanceMemory
   events: EventHub
 }
 
@@ -30,11 +32,11 @@ export interface CaretakerParts extends Omit<Hypervisor, 'drains' | 'rebalancer'
  * @param starting - ends it again, in reverse
  */
 export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposableStack): Hypervisor {
-  const { config, mesh, templates, switches, events, ...rooms } = parts
+  const { config, mesh, templates, switches, rebalanceMemory, events, ...rooms } = parts
   const { vms, clientProbes, linkRates } = rooms
   const surroundings = new Surroundings({
     ...parts,
-    latencySamples: (vm) => clientProbes.samples(vm),
+    latencySamples: ({ id, clients }) => clientProbes.samples(id, clients),
     bandwidthBytesPerSecond: (peer) => linkRates.bytesPerSecond(peer),
   })
   const relocations = new Relocations({ ...parts, surroundings })
@@ -60,7 +62,13 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   starting.defer(() => destinations.stop())
   const rebalancer = new RebalanceLedger({ switches, events })
   const loop = new RebalanceLoop(
-    { ...rooms, surroundings, relocations, ledger: rebalancer, isDraining, load: cpuLoad },
+    {
+      ...{ ...rooms, surroundings, relocations },
+      ledger: rebalancer,
+      memory: rebalanceMemory,
+      isDraining,
+      load: cpuLoad,
+    },
     { peerId: mesh.peerId },
   )
   loop.start()

@@ -1,5 +1,5 @@
 import type { Policy } from '../domain/policy.ts'
-import type { NicSpec, VmId } from '../domain/vm.ts'
+import type { NicSpec, PeerIdText, VmSpec } from '../domain/vm.ts'
 import type { Mesh } from '../mesh/index.ts'
 import {
   askProbes,
@@ -16,7 +16,7 @@ import {
   type ProbingNode,
 } from '../placement/probing/index.ts'
 import type { VmService } from '../vm/index.ts'
-import type { ClientLatencyReply } from './api-schema.ts'
+import type { ClientLatencyReply, RebalancePlanReply } from './api-schema.ts'
 
 export interface ProbingParts {
   mesh: Mesh
@@ -69,14 +69,28 @@ export function placedPeers(mesh: Mesh): PlacedPeer[] {
 }
 
 /** What clients of a VM had from nodes when it was last measured, the nearest first. */
-export function clientLatency(probes: ClientProbes, mesh: Mesh, id: VmId): ClientLatencyReply | null {
-  const sample = probes.samples(id).at(-1)
+export function clientLatency(
+  probes: ClientProbes,
+  mesh: Mesh,
+  { id, clients }: Pick<VmSpec, 'id' | 'clients'>,
+): ClientLatencyReply | null {
+  const sample = probes.samples(id, clients).at(-1)
   if (sample === undefined) return null
-  const names = new Map(mesh.directory().map(({ peerId, name }) => [peerId, name]))
+  const names = nodeNames(mesh)
   const nodes = [...sample.latencyMs].map(([peerId, latencyMs]) => {
     return { peerId, name: names.get(peerId) ?? peerId, latencyMs }
   })
-  return { atMs: sample.atMs, nodes: nodes.toSorted((a, b) => a.latencyMs - b.latencyMs) }
+  return { atMs: Math.round(sample.atMs), nodes: nodes.toSorted((a, b) => a.latencyMs - b.latencyMs) }
+}
+
+/** Nodes that no VM of this one is compared with, as they don't probe its clients. */
+export function notProbingNodes(probes: ClientProbes, mesh: Mesh): RebalancePlanReply['notProbing'] {
+  const names = nodeNames(mesh)
+  return [...probes.troubles()].map(([peerId, code]) => ({ peerId, name: names.get(peerId) ?? peerId, code }))
+}
+
+function nodeNames(mesh: Mesh): Map<PeerIdText, string> {
+  return new Map(mesh.directory().map(({ peerId, name }) => [peerId, name]))
 }
 
 async function probedVms(vms: Pick<VmService, 'list'>, learned: LearnedClients): Promise<ProbedVm[]> {

@@ -1,3 +1,4 @@
+import { Turns } from '../domain/turns.ts'
 import type { Database } from './database.ts'
 
 const NAMES = ['draining', 'rebalancingPaused'] as const
@@ -10,6 +11,7 @@ type SwitchName = (typeof NAMES)[number]
 export class NodeSwitches {
   readonly #db: Database
   readonly #on: Set<SwitchName>
+  readonly #turns = new Turns()
 
   private constructor(db: Database, on: Iterable<SwitchName>) {
     this.#db = db
@@ -28,18 +30,18 @@ export class NodeSwitches {
     return this.#on.has(name)
   }
 
-  /** @returns whether it was otherwise before */
-  async set(name: SwitchName, isOn: boolean): Promise<boolean> {
-    if (this.#on.has(name) === isOn) return false
-    // Synced: a full disk has a reserve for it then.
-    await this.#db.batch([{ type: 'put', sublevel: stored(this.#db), key: name, value: isOn }], {
-      sync: true,
+  /** Of two who set it at the same time the later one counts. @returns whether it was otherwise before */
+  set(name: SwitchName, isOn: boolean): Promise<boolean> {
+    return this.#turns.run(async () => {
+      if (this.#on.has(name) === isOn) return false
+      // Synced: a full disk has a reserve for it then.
+      await this.#db.batch([{ type: 'put', sublevel: stored(this.#db), key: name, value: isOn }], {
+        sync: true,
+      })
+      if (isOn) this.#on.add(name)
+      else this.#on.delete(name)
+      return true
     })
-    // Somebody else may have set it meanwhile.
-    if (this.#on.has(name) === isOn) return false
-    if (isOn) this.#on.add(name)
-    else this.#on.delete(name)
-    return true
   }
 }
 

@@ -6,12 +6,13 @@ type Considered = RebalancePlanReply['moves'][number]
 type Sum = NonNullable<Considered['sum']>
 type Reason = Extract<Considered['verdict'], { kind: 'stay' }>['reason']
 
-/** Each move that was considered: its sum term by term, and why it is or isn't made. */
-export function renderPlan({ node, paused, lookedAtMs, moves }: RebalancePlanReply): string {
+/** Each move that was considered: its sum term by term, and why it is or isn't made. Last, who was not compared. */
+export function renderPlan({ node, paused, lookedAtMs, moves, notProbing }: RebalancePlanReply): string {
   const head = paused ? [`${node}: paused, so nothing is moved`] : []
-  if (moves.length > 0) return [...head, ...moves.map(renderMove)].join('\n\n')
   const nothing = lookedAtMs === null ? 'has not looked yet' : 'no VM that may be moved'
-  return [...head, `${node}: ${nothing}`].join('\n\n')
+  const body = moves.length > 0 ? moves.map(renderMove) : [`${node}: ${nothing}`]
+  const tail = notProbing.map(({ name, code }) => `${name}: does not probe clients for this node (${code})`)
+  return [...head, ...body, ...tail].join('\n\n')
 }
 
 function renderMove({ vmName, to, sum, verdict }: Considered): string {
@@ -48,7 +49,7 @@ function renderSum({ lead, cost, gainMsS, overloadMsS, netMsS }: Sum): string {
 function describeReason(reason: Reason): string {
   switch (reason.code) {
     case 'pinned':
-      return 'it was not started with --auto'
+      return 'it was not started with --auto, or has a disk of its own'
     case 'not-running':
       return `it is ${reason.state}`
     case 'too-young':

@@ -1,5 +1,6 @@
 import { setInterval, setTimeout as sleep } from 'node:timers/promises'
 import type { PrivateKey } from '@libp2p/interface'
+import { steadyNowMs } from '../domain/clock.ts'
 import { errorBody } from '../domain/errors.ts'
 import { NO_FACTS, type NodeFacts, type NodeInventory } from '../domain/node.ts'
 import { parseEnvelope, sealAnnouncement } from './announcement-envelope.ts'
@@ -64,11 +65,6 @@ export interface AnnouncementsInit {
   beatMs?: number
 }
 
-/** Monotonic, and still a time of day: a clock that is set doesn't make everybody expire. */
-export function meshNowMs(): number {
-  return performance.timeOrigin + performance.now()
-}
-
 /**
  * What this node tells the others, and what it hears of them: gossip, and
  * directories handed over.
@@ -112,7 +108,7 @@ export class Announcements {
   async prepare(): Promise<void> {
     const { node, channels, directory, inventory } = this.#components
     const maxInboundStreams = MAX_INBOUND_EXCHANGES
-    await channels.serve(node, DIRECTORY_PROTOCOL, serveDirectory(directory, meshNowMs), {
+    await channels.serve(node, DIRECTORY_PROTOCOL, serveDirectory(directory, steadyNowMs), {
       maxInboundStreams,
       rate: DIRECTORY_RATE,
     })
@@ -127,24 +123,24 @@ export class Announcements {
     const { gossip } = this.#components.node.services
     this.#isRunning = true
     gossip.addEventListener('subscription-change', () => this.#onSubscription())
-    joinTopic(gossip, (data, from) => this.#intake.offer(data, { from, nowMs: meshNowMs(), ageMs: 0 }))
+    joinTopic(gossip, (data, from) => this.#intake.offer(data, { from, nowMs: steadyNowMs(), ageMs: 0 }))
     await this.#announce()
     this.#arm()
     this.#every(FACTS_INTERVAL_MS, () => this.#compare())
     this.#every(EXPIRY_INTERVAL_MS, async () => {
-      for (const event of this.#components.directory.expire(meshNowMs())) this.#components.onEvent(event)
+      for (const event of this.#components.directory.expire(steadyNowMs())) this.#components.onEvent(event)
     })
   }
 
   /** Something that others choose by has changed. */
   changed(): void {
-    this.#announcer.changed(meshNowMs())
+    this.#announcer.changed(steadyNowMs())
     this.#arm()
   }
 
   /** A peer said hello: if something of it was missed, so may have been more. */
   onHello(peerId: string): void {
-    if (!this.#components.directory.isOverdue(peerId, meshNowMs())) return
+    if (!this.#components.directory.isOverdue(peerId, steadyNowMs())) return
     this.#missed.add(peerId)
     this.#fetchNext()
   }
@@ -168,7 +164,7 @@ export class Announcements {
   #arm(): void {
     if (!this.#isRunning || this.#isAnnouncing) return
     clearTimeout(this.#timer)
-    const delayMs = Math.min(Math.max(0, this.#announcer.dueAtMs - meshNowMs()), MAX_DELAY_MS)
+    const delayMs = Math.min(Math.max(0, this.#announcer.dueAtMs - steadyNowMs()), MAX_DELAY_MS)
     const announce = () =>
       this.#tasks.run(
         () => this.#announce(),
@@ -182,10 +178,10 @@ export class Announcements {
     const { directory, facts: readFacts, log, onAnnounced } = this.#components
     this.#isAnnouncing = true
     try {
-      const { validMs } = this.#announcer.begin(meshNowMs(), directory.size)
+      const { validMs } = this.#announcer.begin(steadyNowMs(), directory.size)
       const facts = await readFacts()
       const bytes = await this.#seal(facts, validMs)
-      directory.takeOwn(parseEnvelope(bytes), facts, meshNowMs())
+      directory.takeOwn(parseEnvelope(bytes), facts, steadyNowMs())
       this.#announced = facts
       await this.#publish(bytes)
       onAnnounced(facts)
@@ -221,8 +217,8 @@ export class Announcements {
     const { directory, facts: readFacts } = this.#components
     if (this.#announced === null || this.#isAnnouncing) return
     const kind = difference(this.#announced, await readFacts())
-    if (kind === 'changed') this.#announcer.changed(meshNowMs())
-    if (kind === 'drifted') this.#announcer.drifted(meshNowMs(), directory.size)
+    if (kind === 'changed') this.#announcer.changed(steadyNowMs())
+    if (kind === 'drifted') this.#announcer.drifted(steadyNowMs(), directory.size)
     if (kind !== 'none') this.#arm()
   }
 
@@ -231,7 +227,7 @@ export class Announcements {
       const [peer] = this.#missed
       if (peer === undefined) return
       this.#missed.delete(peer)
-      if (!this.#components.directory.isOverdue(peer, meshNowMs())) continue
+      if (!this.#components.directory.isOverdue(peer, steadyNowMs())) continue
       this.#fetches++
       this.#tasks.run(
         (signal) => this.#fetch(peer, signal).finally(() => this.#fetched()),
@@ -254,7 +250,7 @@ export class Announcements {
     const taken = await fetchDirectory(
       channel,
       directory.known(),
-      (data, from, ageMs) => this.#intake.offer(data, { from, nowMs: meshNowMs(), ageMs }),
+      (data, from, ageMs) => this.#intake.offer(data, { from, nowMs: steadyNowMs(), ageMs }),
       bounded,
     )
     log.debug({ peer, taken }, 'took a directory over')

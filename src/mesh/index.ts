@@ -9,7 +9,6 @@
  *       connection ⇄ hello    names, addresses, whom each has met
  *       mesh.open(peer, '/drover/migrate/1', signal)     a Channel over the connection that is there
  */
-export { meshNowMs } from './announcements.ts'
 export type { HandlerLimits } from './channels.ts'
 export type { NodeEvent } from './directory.ts'
 export { MESH_ERRORS, MeshError } from './errors.ts'

@@ -2,9 +2,10 @@ import type { EventEmitter } from 'node:events'
 import type { PeerInfo, PrivateKey } from '@libp2p/interface'
 import { peerIdFromPrivateKey } from '@libp2p/peer-id'
 import type { Level } from 'level'
+import { steadyNowMs } from '../domain/clock.ts'
 import { NO_FACTS, type NodeFacts, type NodeInventory } from '../domain/node.ts'
 import { type DialableAddress, dialableAddress, dialableAddresses, isReachable } from './address.ts'
-import { Announcements, meshNowMs } from './announcements.ts'
+import { Announcements } from './announcements.ts'
 import { Channels } from './channels.ts'
 import { guardConnections } from './connection-guard.ts'
 import { Directory, type NodeEvent } from './directory.ts'
@@ -143,7 +144,7 @@ export async function startParts(
     },
     {
       name,
-      incarnation: await nextIncarnation(db, meshNowMs()),
+      incarnation: await nextIncarnation(db, steadyNowMs()),
       addresses: () => membership.addresses(),
       ...(init.beatMs === undefined ? {} : { beatMs: init.beatMs }),
     },

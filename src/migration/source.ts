@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { steadyNowMs } from '../domain/clock.ts'
 import { coolDownAt } from '../domain/cool-down.ts'
 import { DroverError } from '../domain/errors.ts'
 import type { MigrationOutcome, MigrationReport, RoundReport } from '../domain/migration.ts'
@@ -184,7 +185,7 @@ export class SourceMove {
         machine: vm.machine,
         baseline: session.baseline ?? new Uint8Array(0),
         automatic: this.#request.automatic,
-        coolDown: coolDownAt(vm.record.coolDown, Date.now()),
+        coolDown: coolDownAt(vm.record.coolDown, steadyNowMs()),
         maxBytesPerSecond: Math.ceil(this.#components.pace.bytesPerSecond ?? 0),
       },
       signal,

@@ -41,6 +41,17 @@ export function afterFailure(
   return next
 }
 
+/** Those of an earlier run of the agent: none waits longer than it could from now, wherever the clock was then. */
+export function recalledBackOffs(backOffs: BackOffs, nowMs: number): BackOffs {
+  const mostMs = nowMs + MAX_BACK_OFF_MS * (1 + JITTER_SHARE)
+  return new Map(
+    [...backOffs].map(([id, { failures, untilMs }]) => [
+      id,
+      { failures, untilMs: Math.min(untilMs, mostMs) },
+    ]),
+  )
+}
+
 /** After a move was made: what failed before is forgiven. */
 export function afterSuccess(backOffs: BackOffs, ids: readonly string[]): BackOffs {
   return new Map([...backOffs].filter(([id]) => !ids.includes(id)))

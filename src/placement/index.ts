@@ -10,7 +10,14 @@
  * All gains and costs are in ms·s: see calm.ts.
  */
 export { agedCoolDown, type CoolDown, NO_COOL_DOWN } from '../domain/cool-down.ts'
-export { afterFailure, afterSuccess, type BackOff, type BackOffs, backOffRemainingMs } from './back-off.ts'
+export {
+  afterFailure,
+  afterSuccess,
+  type BackOff,
+  type BackOffs,
+  backOffRemainingMs,
+  recalledBackOffs,
+} from './back-off.ts'
 export { type Calm, DEFAULT_BANDWIDTH_BYTES_PER_SECOND, DEFAULT_CALM } from './calm.ts'
 export {
   BASE_COOL_DOWN_MS,

@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { steadyNowMs } from '../domain/clock.ts'
 import type { CoolDown } from '../domain/cool-down.ts'
 import type { MigrationId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { QemuBinary, QemuProcess } from '../qemu/index.ts'
@@ -112,7 +113,7 @@ export class ArrivingVm {
       throw new VmError('VM_STOPPED', `the QEMU that VM '${this.spec.name}' arrived in has ended`)
     }
     const state = { kind: 'running', process: process.identity, paused } as const
-    const createdAtMs = Date.now()
+    const createdAtMs = Math.round(steadyNowMs())
     const record: VmRecord = {
       spec: this.spec,
       epoch,

@@ -1,5 +1,6 @@
 import type { AbstractBatchOperation, AbstractSublevel } from 'abstract-level'
 import type { Level } from 'level'
+import { steadyNowMs } from '../domain/clock.ts'
 import { type KeptCoolDown, NO_COOL_DOWN } from '../domain/cool-down.ts'
 import type { VmId, VmRecord, VmSpec, VmWishes } from '../domain/vm.ts'
 
@@ -27,7 +28,8 @@ export class VmRecords {
 
   async load(): Promise<VmRecord[]> {
     const stored = await this.#vms.values().all()
-    return stored.map(completed)
+    const nowMs = Math.round(steadyNowMs())
+    return stored.map((record) => ofThePast(completed(record), nowMs))
   }
 
   /** One atomic write: the record, and whatever else must be true together with it. */
@@ -40,6 +42,16 @@ export class VmRecords {
   delete(id: VmId, also: readonly DatabaseWrite[] = []): Promise<void> {
     const write: DatabaseWrite = { type: 'del', sublevel: this.#vms, key: id }
     return this.#db.batch([write, ...also], { sync: true })
+  }
+}
+
+/** A clock that was ahead makes nothing wait until it is as late as that again. */
+function ofThePast(record: VmRecord, nowMs: number): VmRecord {
+  const { createdAtMs, coolDown } = record
+  return {
+    ...record,
+    createdAtMs: Math.min(createdAtMs, nowMs),
+    coolDown: { ...coolDown, atMs: Math.min(coolDown.atMs, nowMs) },
   }
 }
 

@@ -119,10 +119,16 @@ export class Roster {
     throw new VmError('VM_NOT_FOUND', `no VM '${name}' on this node: see \`vm ls\``, { details: { name } })
   }
 
-  /** @throws VmError NAME_TAKEN when another VM has the name, or it is that VM's own claim */
+  /**
+   * VMs are found by name or id: what is a name of one is no id of another, and a peer chooses both.
+   *
+   * @throws VmError NAME_TAKEN when another VM has the name, or it is that VM's own claim
+   */
   requireNameFree({ id, name }: { id: VmId; name: string }): void {
-    const holder = this.records().find(({ spec }) => spec.name === name && spec.id !== id)
-    const claim = [...this.#claims.keys()].find((claimed) => claimed.name === name || claimed.id === id)
+    const clashes = (other: { id: VmId; name: string }) =>
+      other.name === name || other.id === name || other.name === id
+    const holder = this.records().find(({ spec }) => spec.id !== id && clashes(spec))
+    const claim = [...this.#claims.keys()].find((claimed) => claimed.id === id || clashes(claimed))
     if (holder === undefined && claim === undefined) return
     const who = holder === undefined ? 'a VM that is just starting or arriving' : 'another VM on this node'
     throw new VmError('NAME_TAKEN', `the name '${name}' belongs to ${who}`, { details: { name } })

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { steadyNowMs } from '../domain/clock.ts'
 import { NO_COOL_DOWN } from '../domain/cool-down.ts'
 import type { TemplateRecord } from '../domain/template.ts'
 import { NAME_PATTERN } from '../domain/text.ts'
@@ -73,7 +74,7 @@ async function startClaimed(
     auto,
   }
   const state = { kind: 'running', process: process.identity, paused: false } as const
-  const createdAtMs = Date.now()
+  const createdAtMs = Math.round(steadyNowMs())
   const coolDown = { ...NO_COOL_DOWN, atMs: createdAtMs }
   const record: VmRecord = { spec, epoch: FIRST_EPOCH, state, runDirName: id, createdAtMs, coolDown }
   signal.throwIfAborted()

@@ -1,6 +1,7 @@
 import { rm } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errorBody } from '../domain/errors.ts'
+import { Turns } from '../domain/turns.ts'
 import {
   type Doubt,
   doubtOf,
@@ -27,7 +28,6 @@ import {
   vmError,
 } from './refusals.ts'
 import type { SealLoan } from './seal-loan.ts'
-import { Turns } from './turns.ts'
 import type { VmDirectories } from './vm-directory.ts'
 
 type Without<Event, Key extends PropertyKey> = Event extends unknown ? Omit<Event, Key> : never

@@ -247,6 +247,7 @@ test('a drained node takes no VMs and a paused rebalancer moves none, after a cr
     paused: false,
     lookedAtMs: expect.toSatisfy(isTimeOrNull),
     moves: [],
+    notProbing: [],
   })
   expect(await agent.json('status')).toMatchObject({ draining: false, rebalancer: { paused: false } })
   const next = await agent.run(['vm', 'run', 'web', '--template', 'nope', '--json'])

@@ -143,3 +143,20 @@ test('a node that is ready again ends its drain first', async () => {
   expect(drains.isDraining).toBe(false)
   expect(announced).toEqual([true, false])
 })
+
+test('of a drain and a ready the later one counts, however close they come', async () => {
+  const { drains, moves, announced } = await setUp({ a: 1 })
+  const drained = drains.drain(quiet)
+  await drains.ready()
+  expect(drains.isDraining).toBe(false)
+  expect((await drained).notPlaced).toMatchObject([{ vm: 'a', code: 'DRAIN_STOPPED' }])
+  expect(announced).toEqual([true, false])
+  const again = drains.drain(quiet)
+  await expect.poll(() => moves.length).toBe(2)
+  const [, last] = [drains.ready(), drains.drain(quiet)]
+  await again
+  await expect.poll(() => moves.length).toBe(3)
+  expect(drains.isDraining).toBe(true)
+  moves[2]!.end(moved('a'))
+  expect((await last).moved).toHaveLength(1)
+})

@@ -1,14 +1,18 @@
 /** The rebalancer's loop, over nodes and moves that a test makes up: what it starts, and what it leaves. */
+
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Level } from 'level'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import { NodeSwitches } from '../../src/agent/node-switches.ts'
 import { RebalanceLedger } from '../../src/agent/rebalance/rebalance-ledger.ts'
 import { RebalanceLoop, type RebalanceLoopComponents } from '../../src/agent/rebalance/rebalance-loop.ts'
+import { RebalanceMemory } from '../../src/agent/rebalance/rebalance-memory.ts'
+import { steadyNowMs } from '../../src/domain/clock.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
+import { backOffRemainingMs, DEFAULT_CALM } from '../../src/placement/index.ts'
 import { candidateNode, HERE, NOW_MS, steadySamples, vmSituation } from '../placement/situations.ts'
 
 const THERE = 'there'
@@ -24,9 +28,8 @@ interface Move {
 }
 
 /** A node with one VM whose clients are nearer to another node. */
-async function setUp({ auto = true } = {}) {
-  const dir = await mkdtemp(join(tmpdir(), 'drover-rebalance-'))
-  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
+async function setUp({ auto = true, ...given }: { auto?: boolean; db?: Level<string, unknown> } = {}) {
+  const db = given.db ?? (await openDatabase())
   const switches = await NodeSwitches.load(db)
   const ledger = new RebalanceLedger({ switches, events: new EventHub() })
   const moves: Move[] = []
@@ -64,6 +67,7 @@ async function setUp({ auto = true } = {}) {
       },
     },
     ledger,
+    memory: await RebalanceMemory.load(db),
     isDraining: () => node.isDraining,
     load: () => 0,
   }
@@ -72,11 +76,7 @@ async function setUp({ auto = true } = {}) {
     lookIntervalMs: 20,
     random: () => 0,
   })
-  onTestFinished(async () => {
-    await loop.stop()
-    await db.close()
-    await rm(dir, { recursive: true })
-  })
+  onTestFinished(() => loop.stop())
   loop.start()
   const looks = async (count: number) => {
     for (let i = 0; i < count; i++) {
@@ -84,7 +84,17 @@ async function setUp({ auto = true } = {}) {
       await expect.poll(() => ledger.status().lookedAtMs, { timeout: LOOK_TIMEOUT_MS }).not.toBe(before)
     }
   }
-  return { ledger, moves, node, loop, looks }
+  return { db, ledger, moves, node, loop, looks }
+}
+
+async function openDatabase(): Promise<Level<string, unknown>> {
+  const dir = await mkdtemp(join(tmpdir(), 'drover-rebalance-'))
+  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
+  onTestFinished(async () => {
+    await db.close()
+    await rm(dir, { recursive: true })
+  })
+  return db
 }
 
 const ERROR = { code: 'NOT_ENOUGH_MEMORY', message: 'no', details: {} }
@@ -135,4 +145,65 @@ test('an agent that stops cancels the move and waits for its end', async () => {
   await loop.stop()
   expect(moves[0]!.signal.aborted).toBe(true)
   expect(ledger.status().moves.failed).toBe(1)
+})
+
+test('of a pause and a resume the later one counts, however close they come', async () => {
+  const { ledger } = await setUp()
+  await Promise.all([ledger.pause(), ledger.resume()])
+  expect(ledger.isPaused).toBe(false)
+  await Promise.all([ledger.pause(), ledger.resume(), ledger.pause()])
+  expect(ledger.isPaused).toBe(true)
+})
+
+test('a clock that is set back does not make a node wait longer', async () => {
+  const { moves, ledger, looks } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  moves[0]!.end('refused')
+  await expect.poll(() => ledger.status().moves.failed).toBe(1)
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 86_400_000 })
+  onTestFinished(() => void vi.useRealTimers())
+  await looks(2)
+  const { verdict } = ledger.plan()[0]!
+  expect(verdict).toMatchObject({ reason: { code: 'vm-backs-off' } })
+  const { remainingMs } = (verdict as { reason: { remainingMs: number } }).reason
+  expect(remainingMs).toBeLessThanOrEqual(30_000)
+})
+
+test('an agent that is started again waits after what failed, and goes on with the hour', async () => {
+  const { db, moves, ledger, loop } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  moves[0]!.end('refused')
+  await expect.poll(() => ledger.status().moves.failed).toBe(1)
+  await loop.stop()
+  const next = await setUp({ db })
+  await next.looks(1)
+  expect(next.ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'vm-backs-off' } })
+  await next.loop.stop()
+  const memory = await RebalanceMemory.load(db)
+  expect(memory.startedAtMs(steadyNowMs())).toHaveLength(1)
+  await memory.succeeded(['vm', THERE])
+  for (let i = 1; i < DEFAULT_CALM.maxMovesPerHour; i++) await memory.started(steadyNowMs())
+  const last = await setUp({ db })
+  await last.looks(1)
+  expect(last.ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'budget-spent' } })
+  expect(last.moves).toHaveLength(0)
+})
+
+test('an agent that stops in the middle of a move has nothing against it afterwards', async () => {
+  const { db, moves, loop } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  await loop.stop()
+  const next = await setUp({ db })
+  await expect.poll(() => next.moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+})
+
+test('of a past by a clock that was ahead nothing makes a node wait longer than it could', async () => {
+  const db = await openDatabase()
+  const memory = await RebalanceMemory.load(db)
+  const aheadMs = steadyNowMs() + 86_400_000
+  await memory.started(aheadMs)
+  await memory.failed(['vm'], aheadMs, () => 0)
+  const recalled = await RebalanceMemory.load(db)
+  expect(recalled.startedAtMs(steadyNowMs())).toEqual([])
+  expect(backOffRemainingMs(recalled.backOffs, 'vm', steadyNowMs())).toBeLessThanOrEqual(2_700_000)
 })

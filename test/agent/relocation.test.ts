@@ -1,9 +1,13 @@
 /** Where VMs go that must leave: which nodes can have one, which is asked first, and what is counted on the way. */
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { candidateNode, type MachineNeeds, unfit } from '../../src/agent/relocation/candidates.ts'
 import { Promises } from '../../src/agent/relocation/promises.ts'
+import { Surroundings, type SurroundingsComponents } from '../../src/agent/relocation/surroundings.ts'
+import { steadyNowMs } from '../../src/domain/clock.ts'
 import type { NodeFacts, NodeView } from '../../src/domain/node.ts'
+import type { VmRecord } from '../../src/domain/vm.ts'
 import { someFacts, templateNo } from '../support/node-facts.ts'
+import { someVmSpec } from '../support/vm-spec.ts'
 
 const WEB = templateNo(1)
 const NEEDS: MachineNeeds = {
@@ -92,4 +96,27 @@ test('memory is promised until its node has counted it, and free again where a m
   // A node that says nothing more isn't full for ever.
   promises.begin('there', 5).arrived(3000)
   expect(at(0, 3_000_000)).toEqual({ bytes: 0, onTheirWay: 0 })
+})
+
+test('a clock that is set back makes no VM younger, and its cool-down no longer', () => {
+  const surroundings = new Surroundings({
+    vms: { ownMemoryBytes: () => 0 },
+    templates: { files: () => ({ ram: import.meta.filename }) },
+    latencySamples: () => [],
+  } as unknown as SurroundingsComponents)
+  const nowMs = Math.round(steadyNowMs())
+  const coolDown = { remainingMs: 60_000, lengthMs: 60_000, previousNode: 'a', sinceMoveMs: 0 }
+  const record = {
+    spec: someVmSpec({ id: 'vm', name: 'web-1', templateId: WEB }),
+    epoch: 1,
+    state: { kind: 'stopped', reason: 'it was', doubt: null },
+    runDirName: 'vm',
+    createdAtMs: nowMs - 10_000,
+    coolDown: { ...coolDown, atMs: nowMs - 10_000 },
+  } satisfies VmRecord
+  vi.useFakeTimers({ toFake: ['Date'], now: nowMs - 86_400_000 })
+  onTestFinished(() => void vi.useRealTimers())
+  const { ageMs, coolDown: left } = surroundings.vm(record)
+  expect(ageMs).toBeGreaterThanOrEqual(10_000)
+  expect(left.remainingMs).toBeLessThanOrEqual(50_000)
 })

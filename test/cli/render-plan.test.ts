@@ -65,7 +65,8 @@ test('a plan shows each move with its sum term by term, and why it is made or no
     ...situation('web-3', 14),
     mode: 'pinned',
   })
-  const text = renderPlan({ node: 'edge-1', paused: true, lookedAtMs: 1, moves })
+  const notProbing = [{ peerId: 'other', name: 'edge-3', code: 'NOT_PERMITTED' }]
+  const text = renderPlan({ node: 'edge-1', paused: true, lookedAtMs: 1, moves, notProbing })
   expect(text).toMatch(/^edge-1: paused, so nothing is moved\n/)
   const [, first] = text.split('\n\n')
   const [{ sum }] = moves as [(typeof moves)[number]]
@@ -88,14 +89,15 @@ test('a plan shows each move with its sum term by term, and why it is made or no
   const { neededMs } = moves.find(({ vmName }) => vmName === 'web-2')!.sum!.lead
   expect(text).toContain(`web-2 → edge-2  stays: saves less than the ${formatMs(neededMs)} that count`)
   expect(text).toContain('web-3 → edge-2  stays: it was not started with --auto')
+  expect(text).toMatch(/\n\nedge-3: does not probe clients for this node \(NOT_PERMITTED\)$/)
 })
 
 test('without a move that could be considered it says why', () => {
-  expect(renderPlan({ node: 'edge-1', paused: false, lookedAtMs: null, moves: [] })).toBe(
+  expect(renderPlan({ node: 'edge-1', paused: false, lookedAtMs: null, moves: [], notProbing: [] })).toBe(
     'edge-1: has not looked yet',
   )
   const moves = plan({ ...situation('web-1', 14), samples: [] })
-  expect(renderPlan({ node: 'edge-1', paused: false, lookedAtMs: 1, moves })).toBe(
+  expect(renderPlan({ node: 'edge-1', paused: false, lookedAtMs: 1, moves, notProbing: [] })).toBe(
     'web-1  stays: no round trips to its clients were measured',
   )
 })

@@ -6,6 +6,8 @@ import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import { ownBytes } from '../../src/vm/admission.ts'
 import { ownMemoryBytes } from '../../src/vm/node-memory.ts'
 import { type Claim, Roster } from '../../src/vm/roster.ts'
+import type { Vm } from '../../src/vm/vm.ts'
+import { someVmSpec } from '../support/vm-spec.ts'
 import { TestNode } from '../template/fixture.ts'
 
 const MIB = 1024 ** 2
@@ -98,4 +100,21 @@ test('one that grows beyond its promise keeps its room where there is some, and 
   // After the hand-over, or the end of the arrival, the question makes no sense.
   for (const each of held) each[Symbol.dispose]()
   expect(() => held[0]!.requireRoom()).toThrow('given up')
+})
+
+test('no VM is called by the id of another one: whoever means that one would get it', () => {
+  const roster = rosterOf(null)
+  const here = claim()
+  const state = { kind: 'stopped', reason: 'it was', doubt: null }
+  roster.add({ record: { spec: someVmSpec(here), state } } as unknown as Vm)
+  expect(() => roster.requireNameFree({ id: randomUUID(), name: here.id })).toThrow(
+    expect.objectContaining({ code: 'NAME_TAKEN' }),
+  )
+  const arriving = { ...claim(), name: randomUUID() }
+  using _held = roster.claim(arriving)
+  expect(() => roster.requireNameFree({ id: arriving.name, name: 'web' })).toThrow(
+    expect.objectContaining({ code: 'NAME_TAKEN' }),
+  )
+  expect(() => roster.requireNameFree({ id: here.id, name: here.id })).not.toThrow()
+  expect(() => roster.requireNameFree({ id: randomUUID(), name: 'web' })).not.toThrow()
 })

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import type { RebalancePlanReply, RebalanceReply } from '../api-schema.ts'
+import { notProbingNodes } from '../client-latency.ts'
 import { type AgentParts, hypervisorOf } from '../parts.ts'
 
 /** GET /rebalance, GET /rebalance/plan, POST /rebalance/{pause,resume}: of this node's VMs. */
@@ -12,7 +13,8 @@ export function rebalanceRoutes(server: FastifyInstance, parts: AgentParts): voi
 
   server.get('/rebalance/plan', (): RebalancePlanReply => {
     const { paused, lookedAtMs } = rebalancer().status()
-    return { node, paused, lookedAtMs, moves: rebalancer().plan() }
+    const notProbing = notProbingNodes(hypervisorOf(parts).clientProbes, parts.mesh)
+    return { node, paused, lookedAtMs, moves: rebalancer().plan(), notProbing }
   })
 
   server.post('/rebalance/pause', async () => {

@@ -21,7 +21,7 @@ const EXECUTORS: Executors = {
     return {
       ...vmReply(record, parts),
       ...{ pages, pagesUnavailable, consoleSocket, runState },
-      clientLatency: clientLatency(clientProbes, parts.mesh, record.spec.id),
+      clientLatency: clientLatency(clientProbes, parts.mesh, record.spec),
     }
   },
   pause: (parts, { vm }, { signal }) => changed(parts, vm, () => vms(parts).pause(vm, { signal })),

@@ -1,3 +1,4 @@
+import { Turns } from '../../domain/turns.ts'
 import { unlessAborted } from '../../domain/wait.ts'
 import type { VmService } from '../../vm/index.ts'
 import type { DrainProgress, DrainReply, NodeStateReply } from '../api-schema.ts'
@@ -18,10 +19,14 @@ export interface DrainsComponents {
 
 type OnProgress = (progress: DrainProgress) => void
 
+interface Watcher {
+  onProgress: OnProgress
+}
+
 interface UnderWay {
   result: Promise<DrainReply>
   stopping: AbortController
-  watchers: Set<{ onProgress: OnProgress }>
+  watchers: Set<Watcher>
 }
 
 /**
@@ -31,6 +36,8 @@ interface UnderWay {
 export class Drains {
   readonly #components: DrainsComponents
   readonly #node: string
+  /** Of two who drain it and make it ready at the same time the later one counts. */
+  readonly #turns = new Turns()
   #underWay: UnderWay | null = null
   #isStopped = false
 
@@ -55,15 +62,8 @@ export class Drains {
    * @throws DiskFullError when nothing was begun; the signal's reason
    */
   async drain({ onProgress, signal }: { onProgress: OnProgress; signal: AbortSignal }): Promise<DrainReply> {
-    await this.#switch(true)
-    signal.throwIfAborted()
-    if (this.#isStopped) throw stopped('the agent stops')
-    // One that was stopped ends first.
-    while (this.#underWay?.stopping.signal.aborted) await this.#underWay.result
-    this.#underWay ??= this.#begin()
-    const { result, watchers, stopping } = this.#underWay
     const watcher = { onProgress }
-    watchers.add(watcher)
+    const { result, watchers, stopping } = await this.#turns.run(() => this.#join(watcher, signal), signal)
     try {
       return await unlessAborted(result, signal)
     } finally {
@@ -79,15 +79,28 @@ export class Drains {
   }
 
   /** Takes VMs again; a drain that is under way is stopped. @throws DiskFullError */
-  async ready(): Promise<void> {
-    await this.stopDrain()
-    await this.#switch(false)
+  ready(): Promise<void> {
+    return this.#turns.run(async () => {
+      await this.stopDrain()
+      await this.#switch(false)
+    })
   }
 
   /** With the agent. */
   async stop(): Promise<void> {
     this.#isStopped = true
     await this.stopDrain()
+  }
+
+  async #join(watcher: Watcher, signal: AbortSignal): Promise<UnderWay> {
+    await this.#switch(true)
+    signal.throwIfAborted()
+    // One that was stopped ends first.
+    while (this.#underWay?.stopping.signal.aborted) await this.#underWay.result
+    if (this.#isStopped) throw stopped('the agent stops')
+    this.#underWay ??= this.#begin()
+    this.#underWay.watchers.add(watcher)
+    return this.#underWay
   }
 
   async #switch(isDraining: boolean): Promise<void> {
@@ -99,7 +112,7 @@ export class Drains {
 
   #begin(): UnderWay {
     const { vms, relocations, events } = this.#components
-    const watchers = new Set<{ onProgress: OnProgress }>()
+    const watchers = new Set<Watcher>()
     const stopping = new AbortController()
     const onProgress = (progress: DrainProgress) => {
       for (const watcher of watchers) watcher.onProgress(progress)

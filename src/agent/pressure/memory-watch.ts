@@ -1,3 +1,4 @@
+import { steadyNowMs } from '../../domain/clock.ts'
 import { errorBody } from '../../domain/errors.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { VmId, VmRecord } from '../../domain/vm.ts'
@@ -99,7 +100,7 @@ export class MemoryWatch {
       events.publish({ kind: 'memory-pressure-moved', vm: name, to, node })
       return
     }
-    this.#backOffs = afterFailure(this.#backOffs, [id], Date.now(), this.#components.random ?? Math.random)
+    this.#backOffs = afterFailure(this.#backOffs, [id], steadyNowMs(), this.#components.random ?? Math.random)
     const { code, message } = errorBody(outcome.error)
     events.publish({ kind: 'memory-pressure-move-failed', vm: name, code, message })
   }
@@ -107,7 +108,7 @@ export class MemoryWatch {
   /** VMs with `auto` that some node has room for, as far as is known, and whose last move didn't just fail. */
   #movable(): Movable[] {
     const { vms, relocations } = this.#components
-    const nowMs = Date.now()
+    const nowMs = steadyNowMs()
     return this.#running().flatMap(({ spec: { id, auto } }) => {
       if (!auto || backOffRemainingMs(this.#backOffs, id, nowMs) > 0) return []
       const best = destinationsOf(relocations, id).find(({ hasRoom }) => hasRoom)

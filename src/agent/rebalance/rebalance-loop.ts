@@ -1,21 +1,15 @@
+import { steadyNowMs } from '../../domain/clock.ts'
 import { DroverError, errorBody } from '../../domain/errors.ts'
 import type { MigrationReport } from '../../domain/migration.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { PeerIdText, VmRecord } from '../../domain/vm.ts'
-import {
-  afterFailure,
-  afterSuccess,
-  type BackOffs,
-  BUDGET_MS,
-  type ConsideredMove,
-  planRound,
-  type VmSituation,
-} from '../../placement/index.ts'
+import { type ConsideredMove, planRound, type VmSituation } from '../../placement/index.ts'
 import type { Hypervisor } from '../parts.ts'
 import type { MachineNeeds } from '../relocation/candidates.ts'
 import type { Relocations } from '../relocation/relocate.ts'
 import type { Surroundings } from '../relocation/surroundings.ts'
 import type { RebalanceLedger } from './rebalance-ledger.ts'
+import type { RebalanceMemory } from './rebalance-memory.ts'
 
 /** Samples come every three seconds while something changes: a look between two of them costs some 10 µs. */
 const LOOK_INTERVAL_MS = 1_000
@@ -26,6 +20,7 @@ export interface RebalanceLoopComponents extends Pick<Hypervisor, 'vms' | 'migra
   surroundings: Surroundings
   relocations: Pick<Relocations, 'move'>
   ledger: RebalanceLedger
+  memory: RebalanceMemory
   isDraining: () => boolean
   /** Of this node, as it announces it. */
   load: () => number
@@ -41,7 +36,7 @@ export interface RebalanceLoopInit {
 /**
  * Moves VMs of this node to where their clients are nearest: looks each second
  * at what is known (placement/plan.ts), and makes at most one move at a time.
- * What it remembers (moves of the last hour, failures) ends with the agent;
+ * What it remembers (moves of the last hour, failures) is this node's;
  * cool-downs are in the VMs' records and go where they go.
  */
 export class RebalanceLoop {
@@ -50,8 +45,6 @@ export class RebalanceLoop {
   readonly #lookIntervalMs: number
   readonly #random: () => number
   readonly #looking = new Repeating()
-  #backOffs: BackOffs = new Map()
-  #startedAtMs: number[] = []
   #moving: Promise<void> | null = null
 
   constructor(
@@ -84,17 +77,16 @@ export class RebalanceLoop {
   }
 
   #look(): void {
-    const { ledger, migrations, isDraining, vms } = this.#components
+    const { ledger, memory, migrations, isDraining, vms } = this.#components
     const { situations, machines } = this.#situations(vms.list())
-    const nowMs = Date.now()
-    this.#startedAtMs = this.#startedAtMs.filter((atMs) => atMs > nowMs - BUDGET_MS && atMs <= nowMs)
+    const nowMs = steadyNowMs()
     const own = {
       peerId: this.#peerId,
       nowMs,
       load: this.#components.load(),
       movesOut: migrations.leaving,
-      startedAtMs: this.#startedAtMs,
-      backOffs: this.#backOffs,
+      startedAtMs: memory.startedAtMs(nowMs),
+      backOffs: memory.backOffs,
     }
     const candidates = new Map(
       this.#components.surroundings.candidates(machines).map((node) => [node.peerId, node]),
@@ -102,11 +94,10 @@ export class RebalanceLoop {
     const { considered, chosen } = planRound({ own, vms: situations, candidates }, this.#random)
     ledger.looked(considered, {
       vms: situations.filter(({ mode }) => mode === 'auto').length,
-      atMs: nowMs,
+      atMs: Math.round(nowMs),
     })
     if (chosen === null || ledger.isPaused || isDraining() || this.#moving !== null) return
-    this.#startedAtMs.push(nowMs)
-    this.#moving = this.#move(chosen).finally(() => {
+    this.#moving = this.#move(chosen, memory.started(nowMs)).finally(() => {
       this.#moving = null
     })
   }
@@ -128,9 +119,9 @@ export class RebalanceLoop {
     }
   }
 
-  /** Never rejects. */
-  async #move(chosen: ConsideredMove): Promise<void> {
-    const { ledger, relocations } = this.#components
+  /** Never rejects. Not a moment passes before the move has begun: what spoke for it could be otherwise then. */
+  async #move(chosen: ConsideredMove, noted: Promise<void>): Promise<void> {
+    const { ledger, memory, relocations } = this.#components
     const { vmId, to, sum } = chosen
     const destination = { ...to!, memoryBytes: sum!.cost.memoryBytes }
     ledger.decided(chosen)
@@ -140,25 +131,27 @@ export class RebalanceLoop {
         onProgress: () => {},
         signal: this.#looking.signal,
       })
-      this.#ended(chosen, report)
+      await this.#ended(chosen, report)
     } catch (error) {
       // Nothing was begun: its user was quicker, say.
-      this.#backOffs = afterFailure(this.#backOffs, [vmId], Date.now(), this.#random)
       ledger.ended(chosen, errorBody(error))
+      await memory.failed([vmId], steadyNowMs(), this.#random)
     }
+    await noted
   }
 
-  #ended(chosen: ConsideredMove, { outcome, error }: MigrationReport): void {
+  async #ended(chosen: ConsideredMove, { outcome, error }: MigrationReport): Promise<void> {
+    const { ledger, memory } = this.#components
     const { vmId, to } = chosen
     const ids = [vmId, to!.peerId]
     if (outcome === 'completed') {
-      this.#backOffs = afterSuccess(this.#backOffs, ids)
-      this.#components.ledger.ended(chosen, null)
-      return
+      ledger.ended(chosen, null)
+      return memory.succeeded(ids)
     }
     // Who cancels wants the VM to stay, and has nothing against the node.
     const whose = outcome === 'cancelled' ? [vmId] : ids
-    this.#backOffs = afterFailure(this.#backOffs, whose, Date.now(), this.#random)
-    this.#components.ledger.ended(chosen, error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` })
+    ledger.ended(chosen, error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` })
+    // That the agent stopped says nothing of either, and the next one goes by what is kept.
+    if (!this.#looking.signal.aborted) await memory.failed(whose, steadyNowMs(), this.#random)
   }
 }

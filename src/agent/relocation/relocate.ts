@@ -1,8 +1,8 @@
+import { steadyNowMs } from '../../domain/clock.ts'
 import { DroverError, type ErrorBody, type Outcome } from '../../domain/errors.ts'
 import type { MigrationProgress, MigrationReport } from '../../domain/migration.ts'
 import type { MigrationId, PeerIdText, VmId } from '../../domain/vm.ts'
 import { unlessAborted } from '../../domain/wait.ts'
-import { meshNowMs } from '../../mesh/index.ts'
 import { type MoveCost, moveCost, rankDestinations } from '../../placement/index.ts'
 import { AgentError } from '../errors.ts'
 import type { Hypervisor } from '../parts.ts'
@@ -143,7 +143,7 @@ export class Relocations {
     if (start === undefined || 'error' in start) throw start?.error
     const promised = surroundings.promises.begin(peerId, memoryBytes)
     const report = await this.#follow(start, options)
-    if (report.outcome === 'completed') promised.arrived(meshNowMs())
+    if (report.outcome === 'completed') promised.arrived(steadyNowMs())
     else promised.failed()
     return report
   }

@@ -1,8 +1,9 @@
 import { statSync } from 'node:fs'
+import { steadyNowMs } from '../../domain/clock.ts'
 import { coolDownAt } from '../../domain/cool-down.ts'
 import type { NodeView } from '../../domain/node.ts'
-import { type PeerIdText, type VmId, type VmRecord, vmStateName } from '../../domain/vm.ts'
-import { type Mesh, meshNowMs } from '../../mesh/index.ts'
+import { type PeerIdText, type VmRecord, type VmSpec, vmStateName } from '../../domain/vm.ts'
+import type { Mesh } from '../../mesh/index.ts'
 import type { CandidateNode, LatencySample, VmSituation } from '../../placement/index.ts'
 import type { TemplateStore } from '../../template/index.ts'
 import { CLONE_HEADROOM_BYTES } from '../../vm/index.ts'
@@ -16,7 +17,7 @@ export interface SurroundingsComponents extends Pick<Hypervisor, 'binary' | 'vms
   mesh: Pick<Mesh, 'directory' | 'announcersOf'>
   templates: Pick<TemplateStore, 'get' | 'files'>
   /** Of a VM's clients, oldest first. */
-  latencySamples: (vm: VmId) => readonly LatencySample[]
+  latencySamples: (vm: Pick<VmSpec, 'id' | 'clients'>) => readonly LatencySample[]
   /** To a peer; null: it was never measured. */
   bandwidthBytesPerSecond: (peer: PeerIdText) => number | null
 }
@@ -33,7 +34,7 @@ export class Surroundings {
     this.#components = components
     this.#privateMemory = new PrivateMemory({
       read: (id) => components.vms.guestPrivateBytes(id),
-      now: meshNowMs,
+      now: steadyNowMs,
     })
   }
 
@@ -64,12 +65,12 @@ export class Surroundings {
       // A disk is on this node only.
       mode: auto && !hasDisk ? 'auto' : 'pinned',
       state: vmStateName(record.state),
-      ageMs: Math.max(0, Date.now() - record.createdAtMs),
+      ageMs: Math.max(0, steadyNowMs() - record.createdAtMs),
       privateBytes: this.#privateMemory.bytes(id) ?? ownBytes,
-      dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, ownBytes, meshNowMs()),
+      dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, ownBytes, steadyNowMs()),
       headroomBytes: CLONE_HEADROOM_BYTES,
-      samples: latencySamples(id),
-      coolDown: coolDownAt(record.coolDown, Date.now()),
+      samples: latencySamples(record.spec),
+      coolDown: coolDownAt(record.coolDown, steadyNowMs()),
     }
   }
 
@@ -100,6 +101,6 @@ export class Surroundings {
   }
 
   #promisedTo({ peerId, receivedAtMs }: NodeView): PromisedMemory {
-    return this.promises.to(peerId, { saidAtMs: receivedAtMs, nowMs: meshNowMs() })
+    return this.promises.to(peerId, { saidAtMs: receivedAtMs, nowMs: steadyNowMs() })
   }
 }

@@ -20,7 +20,8 @@ export type ProbeAnswer =
  * Has a peer probe targets. Takes ASK_TIMEOUT_MS at most.
  *
  * @param targets - 1 to MAX_PROBE_TARGETS, each once
- * @throws MeshError PEER_UNREACHABLE, PROTOCOL_UNSUPPORTED, CHANNEL_RESET; WireError MESSAGE_MALFORMED; the signal's reason
+ * @throws MeshError PEER_UNREACHABLE, PROTOCOL_UNSUPPORTED, CHANNEL_RESET; WireError MESSAGE_MALFORMED,
+ *   MESSAGE_TOO_LARGE; the signal's reason
  */
 export async function askProbes(
   open: OpenChannel,
@@ -36,6 +37,10 @@ export async function askProbes(
     const bytes = await channel.receive({ maxBytes: MAX_PROBE_REPLY_BYTES, signal: bounded })
     if (bytes === null) throw new WireError('MESSAGE_MALFORMED', `${peer} ended without an answer`)
     const reply = probeReplyCodec.decode(bytes)
+    // A side that is left open would be held, with what else comes, for as long as the connection.
+    if ((await channel.receive({ maxBytes: 0, signal: bounded })) !== null) {
+      throw new WireError('MESSAGE_MALFORMED', `${peer} says more than an answer`)
+    }
     if (reply.kind === 'refusal') return { ...reply, kind: 'refused' }
     if (reply.results.length !== targets.length) {
       const answered = `${reply.results.length} results for ${targets.length} targets`

@@ -29,7 +29,7 @@ export class AskedPeers {
     this.#troubles.set(peer, { code, failures, untilMs })
   }
 
-  /** Codes by peer, of those that aren't asked at the moment or weren't at last. */
+  /** Codes by peer, of those that failed when they were asked last. */
   troubles(): ReadonlyMap<PeerIdText, string> {
     return new Map([...this.#troubles].map(([peer, { code }]) => [peer, code]))
   }

@@ -1,5 +1,6 @@
 import type { VmClient } from '../../domain/client.ts'
-import { errorBody } from '../../domain/errors.ts'
+import { steadyNowMs } from '../../domain/clock.ts'
+import { DroverError } from '../../domain/errors.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { TemplateId } from '../../domain/template.ts'
 import type { PeerIdText, VmId } from '../../domain/vm.ts'
@@ -68,7 +69,7 @@ export class ClientProbes {
 
   constructor(
     components: ClientProbesComponents,
-    { now = Date.now, random = Math.random }: ClientProbesInit = {},
+    { now = steadyNowMs, random = Math.random }: ClientProbesInit = {},
   ) {
     this.#components = components
     this.#now = now
@@ -88,12 +89,17 @@ export class ClientProbes {
     await this.#probing.stop()
   }
 
-  /** What is known of a VM's clients, oldest first; nothing of one that isn't probed. */
-  samples(id: VmId): readonly LatencySample[] {
-    return this.#latencies.get(id)?.samples ?? []
+  /**
+   * What is known of a VM's clients, oldest first; nothing of one that isn't probed.
+   *
+   * @param named - clients that its user names: of those that were others in the last round nothing is told
+   */
+  samples(id: VmId, named: readonly VmClient[]): readonly LatencySample[] {
+    const known = this.#latencies.get(id)
+    return known === undefined || (named.length > 0 && !known.isOf(named)) ? [] : known.samples
   }
 
-  /** Peers that don't probe for this node at the moment, with the code of why. */
+  /** Peers that would not probe for this node when they were asked last, or didn't answer, with the code of why. */
   troubles(): ReadonlyMap<PeerIdText, string> {
     return this.#peers.troubles()
   }
@@ -184,7 +190,9 @@ export class ClientProbes {
         new Map(targets.map((target, index) => [targetKey(target), answer.rttsMs[index] ?? null])),
       ]
     } catch (error) {
-      this.#peers.failed(peer, errorBody(error).code, this.#now())
+      // What isn't ours is that it took too long.
+      const code = error instanceof DroverError ? error.code : 'PEER_UNREACHABLE'
+      this.#peers.failed(peer, code, this.#now())
       return null
     }
   }

@@ -35,6 +35,8 @@ export class HostNames {
   readonly #lookup: Lookup
   readonly #now: () => number
   readonly #known = new Map<string, Known>()
+  /** Look-ups under way. */
+  readonly #asking = new Map<string, Promise<void>>()
 
   constructor({ lookup: find = systemLookup, now = () => performance.now() }: HostNamesInit = {}) {
     this.#lookup = find
@@ -51,29 +53,32 @@ export class HostNames {
     const address = canonicalIp(host)
     if (address !== null) return address
     const known = this.#known.get(host)
-    if (known !== undefined && known.askedAtMs + FRESH_MS > this.#now()) return known.address
-    const found = await this.#find(host, signal)
+    if (known === undefined || known.askedAtMs + FRESH_MS <= this.#now()) await this.#lookUp(host, signal)
+    return after(this.#known.get(host), [], this.#now()).address
+  }
+
+  /** Waits for LOOKUP_TIMEOUT_MS at most; what is found later is found. */
+  async #lookUp(host: string, signal: AbortSignal): Promise<void> {
+    const waited = new AbortController()
+    const bounded = AbortSignal.any([signal, waited.signal])
+    // One at a time for each name: with a resolver that hangs they would pile up.
+    const asking = this.#asking.get(host) ?? this.#ask(host)
+    this.#asking.set(host, asking)
+    const timeOut = sleep(LOOKUP_TIMEOUT_MS, undefined, { signal: bounded }).catch(() => {})
+    await Promise.race([asking, timeOut])
+    waited.abort()
+  }
+
+  async #ask(host: string): Promise<void> {
+    // No such name, or no resolver.
+    const found = await this.#lookup(host).catch(() => [])
     const nowMs = this.#now()
+    const next = { ...after(this.#known.get(host), found, nowMs), askedAtMs: nowMs }
     this.#known.delete(host)
-    const next = { ...after(known, found, nowMs), askedAtMs: nowMs }
     this.#known.set(host, next)
     const [oldest] = this.#known.keys()
     if (this.#known.size > MAX_NAMES) this.#known.delete(oldest!)
-    return next.address
-  }
-
-  async #find(host: string, signal: AbortSignal): Promise<readonly string[]> {
-    const waited = new AbortController()
-    const timeOut = sleep(LOOKUP_TIMEOUT_MS, [], { signal: AbortSignal.any([signal, waited.signal]) })
-    try {
-      return await Promise.race([this.#lookup(host), timeOut])
-    } catch {
-      // No such name, no resolver, or called off.
-      return []
-    } finally {
-      waited.abort()
-      await timeOut.catch(() => {})
-    }
+    this.#asking.delete(host)
   }
 }
 

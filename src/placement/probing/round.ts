@@ -37,7 +37,7 @@ export function planProbes<Vm>(waiting: Iterable<VmToProbe<Vm>>): Round<Vm> {
     const newPeers = candidate.ask.filter((peer) => !asked.has(peer))
     const hasRoom =
       own.size + newTargets.size <= MAX_PROBE_TARGETS && asked.size + newPeers.length <= MAX_ASKED
-    if (targets.length === 0 || !hasRoom) continue
+    if (!hasRoom) continue
     vms.push(candidate)
     for (const target of targets) {
       own.set(targetKey(target), target)

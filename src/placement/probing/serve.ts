@@ -82,7 +82,8 @@ export class ProbeServer {
     const isWithinLimits =
       this.#peers.take(peer, nowMs) &&
       (prober.isRecent(target) ||
-        ((isOwnMachine || this.#hosts.take(target.address, nowMs)) && this.#node.take(nowMs)))
+        // The node's first: so few hosts get there that none is forgotten before its bucket is full again.
+        (this.#node.take(nowMs) && (isOwnMachine || this.#hosts.take(target.address, nowMs))))
     if (!isWithinLimits) return { outcome: 'PROBE_OUTCOME_LIMITED', rttUs: 0 }
     const rttMs = await prober.measure(target)
     if (rttMs === null) return { outcome: 'PROBE_OUTCOME_SILENT', rttUs: 0 }

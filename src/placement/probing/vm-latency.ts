@@ -41,11 +41,16 @@ export class VmLatency {
 
   /** From now on the VM has these: with mostly others, what was sampled before says nothing. */
   serve(clients: readonly VmClient[]): void {
-    if (sharedWeight(this.#clients, clients) < MIN_SHARED_WEIGHT) {
+    if (!this.isOf(clients)) {
       this.#samples = []
       this.#measured.clear()
     }
     this.#clients = clients
+  }
+
+  /** Whether what was sampled says something of these. */
+  isOf(clients: readonly VmClient[]): boolean {
+    return sharedWeight(this.#clients, clients) >= MIN_SHARED_WEIGHT
   }
 
   /** Oldest first. */
@@ -102,7 +107,12 @@ function clientKey({ host, port }: VmClient): string {
 function sharedWeight(before: readonly VmClient[], after: readonly VmClient[]): number {
   const shares = (clients: readonly VmClient[]): Map<string, number> => {
     const total = clients.reduce((sum, { weight }) => sum + weight, 0)
-    return new Map(clients.map((client) => [clientKey(client), client.weight / total]))
+    const byClient = new Map<string, number>()
+    // One may have been named twice.
+    for (const client of clients) {
+      byClient.set(clientKey(client), (byClient.get(clientKey(client)) ?? 0) + client.weight / total)
+    }
+    return byClient
   }
   const earlier = shares(before)
   return [...shares(after)].reduce((sum, [key, share]) => sum + Math.min(share, earlier.get(key) ?? 0), 0)

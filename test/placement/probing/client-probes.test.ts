@@ -51,7 +51,7 @@ class Lab {
   }
 
   latency(id: string): Record<string, number> {
-    return Object.fromEntries(this.probes.samples(id).at(-1)?.latencyMs ?? [])
+    return Object.fromEntries(this.probes.samples(id, []).at(-1)?.latencyMs ?? [])
   }
 }
 
@@ -65,7 +65,7 @@ test('a sample has what clients have from here and from every node that was aske
   }
   expect(await lab.round()).toEqual(['a', 'b'])
   expect(lab.latency('1')).toEqual({ here: 25, a: 5, b: 100 })
-  expect(lab.probes.samples('1')).toHaveLength(1)
+  expect(lab.probes.samples('1', [])).toHaveLength(1)
 })
 
 test('a client that is not found, or that this node does not reach, counts for nobody', async () => {
@@ -106,7 +106,7 @@ test('a VM without clients is not probed, and one that has gone is forgotten', a
   expect(lab.latency('2')).toEqual({ here: 20, a: 4 })
   lab.vms = [vm('1')]
   expect(await lab.round()).toEqual([])
-  expect(lab.probes.samples('2')).toEqual([])
+  expect(lab.probes.samples('2', [])).toEqual([])
 })
 
 test('what was sampled goes with clients that are mostly others, and stays with those that are mostly the same', async () => {
@@ -116,18 +116,18 @@ test('what was sampled goes with clients that are mostly others, and stays with 
   await lab.round()
   lab.vms = [vm('1', client('192.0.2.1'), client('192.0.2.2'))]
   await lab.round()
-  expect(lab.probes.samples('1')).toHaveLength(2)
+  expect(lab.probes.samples('1', [])).toHaveLength(2)
   lab.vms = [vm('1', client('192.0.2.2'))]
   await lab.round()
-  expect(lab.probes.samples('1')).toHaveLength(3)
+  expect(lab.probes.samples('1', [])).toHaveLength(3)
   lab.vms = [vm('1', client('192.0.2.1'))]
   await lab.round()
-  expect(lab.probes.samples('1')).toHaveLength(1)
+  expect(lab.probes.samples('1', [])).toHaveLength(1)
 })
 
 test.each([
   ['refuses', 'NOT_PERMITTED', (lab: Lab) => void lab.refusing.add('a')],
-  ['does not answer', 'INTERNAL', (lab: Lab) => void delete lab.rttsMs.a],
+  ['does not answer', 'PEER_UNREACHABLE', (lab: Lab) => void delete lab.rttsMs.a],
 ])('a node that %s is asked again after 5 s, then 10', async (_, code, break_) => {
   const lab = new Lab(['a', 'b'])
   lab.vms = [vm('1', client('192.0.2.1'))]
@@ -155,7 +155,7 @@ test('VMs whose clients do not fit into one round take turns, each with all of i
   const all = Object.fromEntries([...hosts(0), ...hosts(9), ...hosts(18)].map((host) => [host, 10]))
   lab.rttsMs = { here: all, a: all }
   lab.vms = [0, 9, 18].map((first) => vm(String(first), ...hosts(first).map((host) => client(host))))
-  const counts = () => lab.vms.map(({ id }) => lab.probes.samples(id).length)
+  const counts = () => lab.vms.map(({ id }) => lab.probes.samples(id, []).length)
   for (const [round, expected] of [
     [1, [1, 0, 0]],
     [2, [1, 1, 0]],
@@ -199,4 +199,16 @@ test('once started it goes on by itself, until it is stopped', async () => {
   lab.probes.start()
   await expect.poll(() => lab.latency('1'), { timeout: 2_000 }).toEqual({ here: 20, a: 4 })
   await lab.probes.stop()
+})
+
+test('what clients had that the VM has no more is told to nobody, before the next round already', async () => {
+  const lab = new Lab(['a'])
+  const [before, after] = [[client('192.0.2.1')], [client('192.0.2.2')]]
+  lab.vms = [vm('1', ...before)]
+  lab.rttsMs = { here: { '192.0.2.1': 20 }, a: { '192.0.2.1': 4 } }
+  await lab.round()
+  expect(lab.probes.samples('1', before)).toHaveLength(1)
+  expect(lab.probes.samples('1', after)).toEqual([])
+  // None named: those who are connected, whoever they are.
+  expect(lab.probes.samples('1', [])).toHaveLength(1)
 })

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { HostNames } from '../../../src/placement/probing/host-names.ts'
 
@@ -66,4 +67,38 @@ test('a resolver that hangs is waited for no longer than two seconds, and not af
 
 test('the system looks names up', async () => {
   expect(await new HostNames().addressOf('localhost', never)).toMatch(/^(127\.0\.0\.1|::1)$/)
+})
+
+test('who asks for a name at the same time gets the same address, of one look-up', async () => {
+  const answers = [
+    ['192.0.2.1', '192.0.2.2'],
+    ['192.0.2.2', '192.0.2.1'],
+  ]
+  let lookups = 0
+  const names = new HostNames({ lookup: async () => answers[lookups++]! })
+  const [one, two] = await Promise.all([
+    names.addressOf('a.example', never),
+    names.addressOf('a.example', never),
+  ])
+  expect([one, two]).toEqual(['192.0.2.1', '192.0.2.1'])
+  expect(lookups).toBe(1)
+})
+
+test('a resolver that is slow is not asked again before it has answered, and its answer counts', async () => {
+  const { promise, resolve } = Promise.withResolvers<string[]>()
+  const clock = { nowMs: 0 }
+  let lookups = 0
+  const lookup = () => {
+    lookups++
+    return promise
+  }
+  const names = new HostNames({ lookup, now: () => clock.nowMs })
+  expect(await names.addressOf('a.example', AbortSignal.timeout(20))).toBeNull()
+  clock.nowMs = 120_000
+  expect(await names.addressOf('a.example', AbortSignal.timeout(20))).toBeNull()
+  resolve(['192.0.2.1'])
+  // Nobody waits for it at that moment.
+  await setImmediate()
+  expect(await names.addressOf('a.example', never)).toBe('192.0.2.1')
+  expect(lookups).toBe(1)
 })

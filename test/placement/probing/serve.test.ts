@@ -8,7 +8,8 @@ import { askProbes, type ProbeAnswer } from '../../../src/placement/probing/ask.
 import { Prober } from '../../../src/placement/probing/prober.ts'
 import { PROBE_CHANNELS, PROBE_PROTOCOL } from '../../../src/placement/probing/protocol.ts'
 import { ProbeServer } from '../../../src/placement/probing/serve.ts'
-import type { ProbeTarget } from '../../../src/wire/probe-messages.ts'
+import { type ProbeTarget, probeReplyCodec } from '../../../src/wire/probe-messages.ts'
+import { channelPair } from '../../support/channel-pair.ts'
 import { startMesh } from '../../support/mesh-pair.ts'
 import { codeOf } from '../../template/fixture.ts'
 
@@ -18,7 +19,7 @@ let owner: Mesh
 let friend: Mesh
 let other: Mesh
 /** Handlers are registered once. */
-let current: ProbeServer
+let current: Pick<ProbeServer, 'handler'>
 
 beforeAll(async () => {
   stack = new AsyncDisposableStack()
@@ -40,6 +41,7 @@ interface Serving {
 async function serve({ policy, probesLoopback = true, prober }: Serving = {}): Promise<{
   clock: { nowMs: number }
   probed: ProbeTarget[]
+  server: ProbeServer
 }> {
   const clock = { nowMs: 0 }
   const probed: ProbeTarget[] = []
@@ -61,7 +63,7 @@ async function serve({ policy, probesLoopback = true, prober }: Serving = {}): P
     { now },
   )
   current = server
-  return { clock, probed }
+  return { clock, probed, server }
 }
 
 const ask = (targets: readonly ProbeTarget[], from = friend): Promise<ProbeAnswer> =>
@@ -164,4 +166,61 @@ test.each<[string, Uint8Array]>([
   await channel.send(bytes).catch(() => {})
   expect(await codeOf(channel.receive({ maxBytes: 2048, signal: soon() }))).toBe('CHANNEL_RESET')
   expect(probed).toEqual([])
+})
+
+test('a peer that answers and keeps its side open is no answer, and the channel is cut', async () => {
+  const reset = Promise.withResolvers<unknown>()
+  current = {
+    handler: async (channel, signal) => {
+      await channel.receive({ maxBytes: 1024, signal })
+      const results = [{ outcome: 'PROBE_OUTCOME_ANSWERED', rttUs: 1 } as const]
+      await channel.send(probeReplyCodec.encode({ kind: 'results', results }), { signal })
+      await channel.receive({ maxBytes: 0, signal })
+      try {
+        for (;;) await channel.send(new Uint8Array(1 << 20), { signal })
+      } catch (error) {
+        reset.reject(error)
+      }
+    },
+  }
+  const asked = askProbes(
+    (peer, protocol, signal) => friend.open(peer, protocol, signal),
+    owner.peerId,
+    [at(1)],
+    AbortSignal.timeout(1_000),
+  )
+  expect(await codeOf(asked)).toBe('MESSAGE_TOO_LARGE')
+  expect(await codeOf(reset.promise)).toBe('CHANNEL_RESET')
+})
+
+test('a host gets no more because many peers ask for many other hosts meanwhile', async () => {
+  const { clock, server } = await serve()
+  const other = (index: number) => ({ address: `198.51.${index >> 8}.${index & 255}`, port: 443 })
+  const askFor = async (peer: string, targets: ProbeTarget[]) => {
+    const [here, there] = channelPair({ peers: [peer, 'owner'] })
+    const served = server.handler(there, soon())
+    const answer = await askProbes(async () => here, 'owner', targets, soon())
+    await served
+    return answer.kind === 'measured' ? answer.rttsMs.filter((ms) => ms !== null).length : 0
+  }
+  expect(
+    await askFor(
+      'first',
+      hosts(1).map(({ port }, index) => at(1, port + index)),
+    ),
+  ).toBe(16)
+  clock.nowMs += 2_000
+  for (let index = 0; index < 4096; index += 16) {
+    await askFor(
+      `peer ${index >> 5}`,
+      Array.from({ length: 16 }, (_, place) => other(index + place)),
+    )
+  }
+  clock.nowMs += 1_000
+  expect(
+    await askFor(
+      'last',
+      hosts(1).map(({ port }, index) => at(1, port + 20 + index)),
+    ),
+  ).toBe(1)
 })

@@ -47,3 +47,10 @@ test('a client is where three nodes with coordinates say', () => {
     { weight: 1, coordinate: null },
   ])
 })
+
+test('a VM whose user named a client three times keeps its samples', () => {
+  const latency = new VmLatency([client, client, client])
+  latency.add(0, 'here', new Map([['here', [10, 10, 10]]]))
+  latency.serve([client, client, client])
+  expect(latency.samples).toHaveLength(1)
+})

@@ -1,5 +1,5 @@
 /**
- * Lets commands on one VM follow each other: each runs when those before it
+ * Lets commands on one thing, a VM say, follow each other: each runs when those before it
  * have ended. Waiting is bounded because each of them is.
  */
 export class Turns {
