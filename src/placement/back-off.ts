@@ -1,3 +1,5 @@
+import type { PeerIdText, VmId } from '../domain/vm.ts'
+
 /** After one failure, and after the many that doubling ends at. */
 const FIRST_BACK_OFF_MS = 30_000
 const MAX_BACK_OFF_MS = 1_800_000
@@ -12,18 +14,22 @@ export interface BackOff {
   untilMs: number
 }
 
-/** By VM id and by peer id: a move that fails says something of both. Of one node, and not handed on. */
+/** By VM id, by peer id and by `pairOf` both, as a move that fails says something of these. Of one node, and not handed on. */
 export type BackOffs = ReadonlyMap<string, BackOff>
 
-/** What is left to wait for a VM or a node, 0: nothing. */
+/** A VM at a node: another node can have it meanwhile, and that node other VMs. */
+export function pairOf(vmId: VmId, peerId: PeerIdText): string {
+  return `${vmId} ${peerId}`
+}
+
+/** What is left to wait for a VM, a node or a pair, 0: nothing. */
 export function backOffRemainingMs(backOffs: BackOffs, id: string, nowMs: number): number {
   return Math.max(0, (backOffs.get(id)?.untilMs ?? nowMs) - nowMs)
 }
 
 /**
- * After a move failed or was refused: the VM and the node wait, twice as long each time.
+ * After a move failed or was refused: what it says something of waits, twice as long each time.
  *
- * @param ids - the VM's and the destination's; the VM's alone when it wasn't the destination's doing
  * @param random - from 0 to below 1
  */
 export function afterFailure(

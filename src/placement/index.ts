@@ -16,6 +16,7 @@ export {
   type BackOff,
   type BackOffs,
   backOffRemainingMs,
+  pairOf,
   recalledBackOffs,
 } from './back-off.ts'
 export { type Calm, DEFAULT_BANDWIDTH_BYTES_PER_SECOND, DEFAULT_CALM } from './calm.ts'

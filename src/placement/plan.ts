@@ -1,5 +1,5 @@
 import type { PeerIdText, VmId } from '../domain/vm.ts'
-import { backOffRemainingMs } from './back-off.ts'
+import { backOffRemainingMs, pairOf } from './back-off.ts'
 import { type Calm, DEFAULT_CALM } from './calm.ts'
 import { type Lead, leadOf } from './pattern.ts'
 import { type MoveCost, moveCost, overloadMsS, unfitReason } from './score.ts'
@@ -86,7 +86,7 @@ function considerVm(vm: VmSituation, { own, candidates }: RoundInput, calm: Calm
     const lead = leadOf(vm.samples, own.peerId, peerId, own.nowMs, calm)
     if (lead === null) continue
     const sum = sumOf(vm, candidate, { own, lead, calm })
-    const reason = hindrance ?? unfitReason(vm, candidate, sum.cost) ?? failedReason(candidate, own)
+    const reason = hindrance ?? unfitReason(vm, candidate, sum.cost) ?? failedReason(vm, candidate, own)
     moves.push({
       vmId,
       vmName,
@@ -130,8 +130,13 @@ function vmReason(vm: VmSituation, own: OwnSituation, calm: Calm): StayReason | 
   return backOffMs > 0 ? { code: 'vm-backs-off', remainingMs: backOffMs } : null
 }
 
-function failedReason(candidate: CandidateNode, own: OwnSituation): StayReason | null {
-  const remainingMs = backOffRemainingMs(own.backOffs, candidate.peerId, own.nowMs)
+function failedReason(
+  { id }: VmSituation,
+  { peerId }: CandidateNode,
+  { backOffs, nowMs }: OwnSituation,
+): StayReason | null {
+  const waitsMs = [peerId, pairOf(id, peerId)].map((what) => backOffRemainingMs(backOffs, what, nowMs))
+  const remainingMs = Math.max(...waitsMs)
   return remainingMs > 0 ? { code: 'destination-backs-off', remainingMs } : null
 }
 

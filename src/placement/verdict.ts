@@ -17,7 +17,7 @@ export type StayReason =
   | { code: 'takes-no-vms' }
   | { code: 'cannot-run-it' }
   | { code: 'no-room'; neededBytes: number; availableBytes: number }
-  /** A move to that node failed lately. */
+  /** A move to that node failed lately, or one of this VM to it. */
   | { code: 'destination-backs-off'; remainingMs: number }
   /** Below what the clients would notice. */
   | { code: 'saves-too-little'; neededMs: number }

@@ -24,7 +24,7 @@ interface Move {
   to: string
   automatic: boolean | undefined
   signal: AbortSignal
-  end: (outcome: MigrationReport['outcome']) => void
+  end: (outcome: MigrationReport['outcome'], code?: string) => void
 }
 
 /** A node with one VM whose clients are nearer to another node. */
@@ -59,8 +59,8 @@ async function setUp({ auto = true, ...given }: { auto?: boolean; db?: Level<str
         { automatic, signal }: { automatic?: boolean; signal: AbortSignal },
       ) => {
         const { promise, resolve } = Promise.withResolvers<Partial<MigrationReport>>()
-        const end: Move['end'] = (outcome) =>
-          resolve({ outcome, error: outcome === 'completed' ? null : ERROR })
+        const end: Move['end'] = (outcome, code = ERROR.code) =>
+          resolve({ outcome, error: outcome === 'completed' ? null : { ...ERROR, code } })
         moves.push({ vm: id, to: peerId, automatic, signal, end })
         signal.addEventListener('abort', () => end('cancelled'))
         return promise
@@ -118,6 +118,16 @@ test('a move that fails is not tried again at once', async () => {
   await looks(2)
   expect(moves).toHaveLength(1)
   expect(ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'vm-backs-off' } })
+})
+
+test('a port that is taken there keeps the VM from there, and nothing else', async () => {
+  const { moves, ledger, looks } = await setUp()
+  await expect.poll(() => moves.length, { timeout: LOOK_TIMEOUT_MS }).toBe(1)
+  moves[0]!.end('refused', 'PORT_TAKEN')
+  await expect.poll(() => ledger.status().moves.failed).toBe(1)
+  await looks(2)
+  expect(moves).toHaveLength(1)
+  expect(ledger.plan()[0]!.verdict).toMatchObject({ reason: { code: 'destination-backs-off' } })
 })
 
 test.each<[string, (lab: Awaited<ReturnType<typeof setUp>>) => unknown]>([

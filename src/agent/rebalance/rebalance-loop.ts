@@ -3,7 +3,7 @@ import { DroverError, errorBody } from '../../domain/errors.ts'
 import type { MigrationReport } from '../../domain/migration.ts'
 import { Repeating } from '../../domain/repeating.ts'
 import type { PeerIdText, VmRecord } from '../../domain/vm.ts'
-import { type ConsideredMove, planRound, type VmSituation } from '../../placement/index.ts'
+import { type ConsideredMove, pairOf, planRound, type VmSituation } from '../../placement/index.ts'
 import type { Hypervisor } from '../parts.ts'
 import type { MachineNeeds } from '../relocation/candidates.ts'
 import type { Relocations } from '../relocation/relocate.ts'
@@ -15,6 +15,14 @@ import type { RebalanceMemory } from './rebalance-memory.ts'
 const LOOK_INTERVAL_MS = 1_000
 /** Nodes that started together don't look together. */
 const JITTER_SHARE = 0.2
+
+/** Codes that say nothing of other VMs there, and nothing of this one elsewhere. */
+const OF_THE_PAIR: ReadonlySet<string> = new Set([
+  'NAME_TAKEN',
+  'PORT_TAKEN',
+  'MAC_TAKEN',
+  'BLACKOUT_TOO_LONG',
+])
 
 export interface RebalanceLoopComponents extends Pick<Hypervisor, 'vms' | 'migrations'> {
   surroundings: Surroundings
@@ -143,14 +151,16 @@ export class RebalanceLoop {
   async #ended(chosen: ConsideredMove, { outcome, error }: MigrationReport): Promise<void> {
     const { ledger, memory } = this.#components
     const { vmId, to } = chosen
-    const ids = [vmId, to!.peerId]
+    const ids = [vmId, to!.peerId, pairOf(vmId, to!.peerId)]
     if (outcome === 'completed') {
       ledger.ended(chosen, null)
       return memory.succeeded(ids)
     }
+    const { code, message } = error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` }
+    ledger.ended(chosen, { code, message })
     // Who cancels wants the VM to stay, and has nothing against the node.
-    const whose = outcome === 'cancelled' ? [vmId] : ids
-    ledger.ended(chosen, error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` })
+    const whole = outcome === 'cancelled' ? [vmId] : [vmId, to!.peerId]
+    const whose = OF_THE_PAIR.has(code) ? [pairOf(vmId, to!.peerId)] : whole
     // That the agent stopped says nothing of either, and the next one goes by what is kept.
     if (!this.#looking.signal.aborted) await memory.failed(whose, steadyNowMs(), this.#random)
   }
