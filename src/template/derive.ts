@@ -4,7 +4,7 @@ import { diskFullOf } from '../domain/errors.ts'
 import { CHUNK_BYTES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
 import type { TemplateId, TemplateManifest, TemplateRecord } from '../domain/template.ts'
 import { TemplateContent } from './content.ts'
-import { DRAFT_FILE_MODE, reflink } from './disk.ts'
+import { DRAFT_FILE_MODE, reflink, STAT_BLOCK_BYTES } from './disk.ts'
 import type { TemplateDraft } from './draft.ts'
 import { readFully, writeFully } from './file-bytes.ts'
 import { CHUNK_HASHES_BYTES, chunkHash, hashPages } from './hashing.ts'
@@ -14,8 +14,6 @@ import type { TemplateStore } from './store.ts'
 
 /** The state file, about 350 KB, and what the file system needs for itself. */
 const SMALL_FILES_BYTES = 4 * 1024 ** 2
-/** stat(2): `st_blocks` counts 512 bytes, whatever the file system's blocks are. */
-const STAT_BLOCK_BYTES = 512
 
 export interface DeriveOptions {
   /** What the new template will have for itself, about: decides whether there is disk space for it. */

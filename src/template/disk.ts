@@ -8,6 +8,8 @@ import { DiskFullError } from '../domain/errors.ts'
 export const DRAFT_FILE_MODE = 0o600
 /** Permissions of sealed files: nobody writes to them again. */
 const SEALED_FILE_MODE = 0o444
+/** stat(2): `st_blocks` counts 512 bytes, whatever the file system's blocks are. */
+export const STAT_BLOCK_BYTES = 512
 
 /**
  * Stays free beside whatever is begun: the tables that LevelDB writes anew
@@ -83,11 +85,8 @@ export async function openSized(path: string, sizeBytes: number): Promise<FileHa
   }
 }
 
-/** Unit of st_blocks (stat(2)). */
-const BLOCK_BYTES = 512
-
 /** What the files of a directory take on disk. */
 export async function directoryBytes(dir: string): Promise<number> {
   const found = await Promise.all((await readdir(dir)).map((name) => stat(join(dir, name))))
-  return found.reduce((sum, { blocks }) => sum + blocks * BLOCK_BYTES, 0)
+  return found.reduce((sum, { blocks }) => sum + blocks * STAT_BLOCK_BYTES, 0)
 }

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { statSync } from 'node:fs'
 import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { resolve as absolutePath, join } from 'node:path'
 import type { Level } from 'level'
@@ -9,7 +10,14 @@ import {
   type TemplateManifest,
   type TemplateRecord,
 } from '../domain/template.ts'
-import { DRAFT_FILE_MODE, directoryBytes, requireFreeBytes, sealFile, syncPath } from './disk.ts'
+import {
+  DRAFT_FILE_MODE,
+  directoryBytes,
+  requireFreeBytes,
+  STAT_BLOCK_BYTES,
+  sealFile,
+  syncPath,
+} from './disk.ts'
 import { type PlaceDraft, TemplateDraft } from './draft.ts'
 import { TemplateError } from './errors.ts'
 import { chooseForRemoval } from './gc.ts'
@@ -175,6 +183,17 @@ export class TemplateStore {
    */
   files(id: TemplateId): TemplateFiles {
     return sealedFiles(this.#path(id), this.#entry(id).manifest)
+  }
+
+  /**
+   * What the RAM of a template takes in memory at the most, in bytes. Its file is
+   * sparse: what is allocated counts. Where somebody has deleted it under its VMs, all of it.
+   *
+   * @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED
+   */
+  ramBytes(id: TemplateId): number {
+    const file = statSync(this.files(id).ram, { throwIfNoEntry: false })
+    return file === undefined ? this.get(id).manifest.machine.memoryBytes : file.blocks * STAT_BLOCK_BYTES
   }
 
   /** @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED */

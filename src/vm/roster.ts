@@ -1,4 +1,3 @@
-import { statSync } from 'node:fs'
 import type { TemplateId } from '../domain/template.ts'
 import type { NicSpec, PeerIdText, VmId, VmRecord, VmSpec } from '../domain/vm.ts'
 import type { TemplateStore } from '../template/index.ts'
@@ -307,7 +306,6 @@ export class Roster {
     return bytes
   }
 
-  /** Sparse files: what is allocated counts, in blocks of 512 bytes (stat(2)). */
   #bytesOfTemplate({
     templateId,
     missingTemplateBytes,
@@ -315,8 +313,7 @@ export class Roster {
     templateId: TemplateId
     missingTemplateBytes: number
   }): number {
-    if (!this.#templates.has(templateId)) return missingTemplateBytes
-    return statSync(this.#templates.files(templateId).ram).blocks * 512
+    return this.#templates.has(templateId) ? this.#templates.ramBytes(templateId) : missingTemplateBytes
   }
 
   #runningRecords(): { record: VmRecord; pid: number }[] {

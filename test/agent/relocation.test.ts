@@ -101,7 +101,7 @@ test('memory is promised until its node has counted it, and free again where a m
 test('a clock that is set back makes no VM younger, and its cool-down no longer', () => {
   const surroundings = new Surroundings({
     vms: { ownMemoryBytes: () => 0 },
-    templates: { files: () => ({ ram: import.meta.filename }) },
+    templates: { ramBytes: () => 0 },
     latencySamples: () => [],
   } as unknown as SurroundingsComponents)
   const nowMs = Math.round(steadyNowMs())

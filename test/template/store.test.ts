@@ -18,10 +18,18 @@ test('a sealed template is there, read-only, sparse, and after a restart too', a
   const ram = await stat(files.ram)
   expect(ram.size).toBe(machine.memoryBytes)
   expect(ram.blocks * 512).toBeLessThan(machine.memoryBytes / 10)
+  expect(node.store.ramBytes(record.id)).toBe(ram.blocks * 512)
   expect(templateId(node.store.manifestBytes(record.id))).toBe(record.id)
   await node.restart()
   expect(node.store.list()).toEqual([record])
   expect(node.store.files(record.id)).toEqual(files)
+})
+
+test('a RAM file that somebody deletes under its VMs counts with all of its memory', async () => {
+  await using node = await TestNode.start()
+  const { id } = await addTemplate(node.store)
+  await rm(node.store.files(id).ram)
+  expect(node.store.ramBytes(id)).toBe(machine.memoryBytes)
 })
 
 test('a template without a disk has no path for one', async () => {

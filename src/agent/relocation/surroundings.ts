@@ -1,4 +1,3 @@
-import { statSync } from 'node:fs'
 import { steadyNowMs } from '../../domain/clock.ts'
 import { coolDownAt } from '../../domain/cool-down.ts'
 import type { NodeView } from '../../domain/node.ts'
@@ -15,7 +14,7 @@ import { type PromisedMemory, Promises } from './promises.ts'
 
 export interface SurroundingsComponents extends Pick<Hypervisor, 'binary' | 'vms'> {
   mesh: Pick<Mesh, 'directory' | 'announcersOf'>
-  templates: Pick<TemplateStore, 'get' | 'files'>
+  templates: Pick<TemplateStore, 'get' | 'ramBytes'>
   /** Of a VM's clients, oldest first. */
   latencySamples: (vm: Pick<VmSpec, 'id' | 'clients'>) => readonly LatencySample[]
   /** To a peer; null: it was never measured. */
@@ -60,8 +59,7 @@ export class Surroundings {
       id,
       name,
       templateId,
-      // Sparse: what is allocated counts, in blocks of 512 bytes (stat(2)).
-      templateBytes: statSync(templates.files(templateId).ram).blocks * 512,
+      templateBytes: templates.ramBytes(templateId),
       // A disk is on this node only.
       mode: auto && !hasDisk ? 'auto' : 'pinned',
       state: vmStateName(record.state),
