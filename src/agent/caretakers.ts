@@ -54,7 +54,11 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   prefetch.start()
   starting.defer(() => prefetch.stop())
   const isPaused = () => isDraining() || switches.isOn('rebalancingPaused')
-  const memory = new MemoryWatch({ vms, relocations, events, isPaused, sample: () => sampleMemory(vms) })
+  const memory = new MemoryWatch({
+    ...{ vms, relocations, events, isPaused },
+    lookAtMemory: () => surroundings.lookAtMemory(vms.list(), { maxAgeMs: 0 }),
+    sample: () => sampleMemory(vms),
+  })
   memory.start()
   starting.defer(() => memory.stop())
   const destinations = new LikelyDestinations({ mesh, vms })

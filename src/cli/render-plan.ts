@@ -1,4 +1,5 @@
 import type { RebalancePlanReply } from '../agent/api-schema.ts'
+import { PAGE_BYTES } from '../domain/page.ts'
 import { renderTable } from './table.ts'
 import { formatBytes, formatCount, formatMs } from './units.ts'
 
@@ -23,7 +24,8 @@ function renderMove({ vmName, to, sum, verdict }: Considered): string {
 
 function renderSum({ lead, cost, gainMsS, overloadMsS, netMsS }: Sum): string {
   const link = `${formatRate(cost.bandwidthBytesPerSecond)}${cost.bandwidthMeasured ? '' : ', not measured'}`
-  const again = cost.dirtiedBytes > 0 ? ` + ${formatBytes(cost.dirtiedBytes)} written meanwhile` : ''
+  const again =
+    cost.dirtiedBytes >= PAGE_BYTES ? ` + ${formatBytes(cost.dirtiedBytes)} written meanwhile` : ''
   const template = cost.templateBytes > 0 ? `${formatBytes(cost.templateBytes)} to send` : 'is there'
   const rows = [
     [

@@ -99,7 +99,7 @@ interface TestVm {
 function setUp(vms: Record<string, TestVm>) {
   const here = new Map(Object.entries(vms))
   const moves: { vm: string; end: (outcome: Relocated | NotRelocated) => void }[] = []
-  const now = { sample: LOW, isPaused: false }
+  const now = { sample: LOW, isPaused: false, lookAtMemory: async () => {} }
   const record = (name: string) => {
     const { auto } = here.get(name)!
     return { spec: { id: name, name, auto }, state: { kind: 'running', paused: false } }
@@ -136,6 +136,7 @@ function setUp(vms: Record<string, TestVm>) {
       vms: node as unknown as VmService,
       relocations: relocations as unknown as Relocations,
       events,
+      lookAtMemory: () => now.lookAtMemory(),
       sample: () => now.sample,
       isPaused: () => now.isPaused,
       random: () => 0,
@@ -147,7 +148,7 @@ function setUp(vms: Record<string, TestVm>) {
     ended.abort()
     await Promise.all([watch.stop(), reading])
   })
-  return { moves, now, seen, watch, kinds: () => seen.map(({ kind }) => kind) }
+  return { here, moves, now, seen, watch, kinds: () => seen.map(({ kind }) => kind) }
 }
 
 const moved = (vm: string): Relocated => ({
@@ -191,6 +192,15 @@ test('VMs with auto are moved one at a time until there is ease; of the others i
     'memory-pressure-moved',
     'memory-relieved',
   ])
+})
+
+test('which one goes is decided by what guests have now, not by what they had before one of them grew', async () => {
+  const { here, moves, now } = setUp({
+    grown: { ownBytes: 900, auto: true, sendBytes: 10 },
+    calm: { ownBytes: 300, auto: true, sendBytes: 300 },
+  })
+  now.lookAtMemory = async () => void here.set('grown', { ownBytes: 900, auto: true, sendBytes: 1500 })
+  await expect.poll(() => moves.map(({ vm }) => vm)).toEqual(['calm'])
 })
 
 test('after a move that failed that VM waits, and another one goes', async () => {

@@ -21,5 +21,8 @@ test('VMs are looked at again after ten seconds, and forgotten when nobody asks 
   nowMs = 10_000
   await memory.look(['a', 'b'])
   expect([memory.bytes('a'), memory.bytes('b')]).toEqual([10_100, 10_100])
-  expect(read).toEqual(['a', 'b', 'a', 'b'])
+  nowMs = 10_001
+  await memory.look(['a'], { maxAgeMs: 0 })
+  expect(memory.bytes('a')).toBe(10_101)
+  expect(read).toEqual(['a', 'b', 'a', 'b', 'a'])
 })

@@ -145,8 +145,10 @@ export class TemplatePrefetch {
     using idle = this.#whileIdle()
     const signal = AbortSignal.any([stopping, idle.signal])
     const pace = new Pace(BYTES_PER_SECOND)
+    let pacedBytes = 0
+    const spend = (bytes: number) => this.#spent.push({ atMs: Date.now(), bytes })
     try {
-      const { from, bytesReceived } = await pullTemplate(
+      const { from, bytesReceived, bytesSent } = await pullTemplate(
         { mesh, templates, events },
         {
           template: id,
@@ -155,13 +157,16 @@ export class TemplatePrefetch {
           progress: () => {},
           admit: (sizeBytes) => this.#admit(id, sizeBytes, allowedBytes),
           pace: (bytes, fetching) => {
-            this.#spent.push({ atMs: Date.now(), bytes })
+            pacedBytes += bytes
+            spend(bytes)
             // A move that wants it, too, goes on with the fetch without us, and at its own pace.
             return signal.aborted ? Promise.resolve() : pace.came(bytes, AbortSignal.any([fetching, signal]))
           },
           signal,
         },
       )
+      // The last answers keep nobody waiting.
+      spend(Math.max(0, bytesReceived + bytesSent - pacedBytes))
       events.publish({ kind: 'template-prefetched', id, vms, from, bytesReceived })
     } catch (error) {
       if (stopping.aborted) throw error

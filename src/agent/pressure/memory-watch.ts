@@ -21,6 +21,8 @@ const SAMPLE_MS = 2_000
 export interface MemoryWatchComponents {
   vms: VmService
   relocations: Relocations
+  /** Sees what guests have for themselves now. Never rejects. */
+  lookAtMemory: () => Promise<void>
   events: EventHub
   sample: () => MemorySample
   /** VMs aren't moved by themselves: they are drained, or a person has said so. */
@@ -83,7 +85,7 @@ export class MemoryWatch {
   /** Moves one VM. Never rejects. */
   async #relieve(): Promise<void> {
     const { vms, relocations, events } = this.#components
-    const chosen = chooseToMove(this.#movable())
+    const chosen = await this.#choose()
     if (chosen === null) {
       if (!this.#hasToldOfNone)
         events.publish({ kind: 'memory-pressure-not-relieved', vms: this.#namesByMemory() })
@@ -103,6 +105,13 @@ export class MemoryWatch {
     this.#backOffs = afterFailure(this.#backOffs, [id], steadyNowMs(), this.#components.random ?? Math.random)
     const { code, message } = errorBody(outcome.error)
     events.publish({ kind: 'memory-pressure-move-failed', vm: name, code, message })
+  }
+
+  /** Who grew until memory was short has more to send than was known, and no room where it seemed to have. */
+  async #choose(): Promise<Movable | null> {
+    if (chooseToMove(this.#movable()) === null) return null
+    await this.#components.lookAtMemory()
+    return chooseToMove(this.#movable())
   }
 
   /** VMs with `auto` that some node has room for, as far as is known, and whose last move didn't just fail. */

@@ -24,13 +24,17 @@ export class PrivateMemory {
     this.#now = now
   }
 
-  /** Looks at those that were not looked at lately, one after the other; forgets all others. Never rejects. */
-  async look(ids: readonly VmId[]): Promise<void> {
+  /**
+   * Looks at those that were not looked at lately, one after the other; forgets all others. Never rejects.
+   *
+   * @param options.maxAgeMs - how old what is known may be
+   */
+  async look(ids: readonly VmId[], { maxAgeMs = LOOK_AGAIN_MS }: { maxAgeMs?: number } = {}): Promise<void> {
     const before = this.#known
     this.#known = new Map(ids.flatMap((id) => (before.has(id) ? [[id, before.get(id)!]] : [])))
     for (const id of ids) {
       const known = this.#known.get(id)
-      if (known !== undefined && known.atMs + LOOK_AGAIN_MS > this.#now()) continue
+      if (known !== undefined && known.atMs + maxAgeMs > this.#now()) continue
       try {
         this.#known.set(id, { bytes: await this.#read(id), atMs: this.#now() })
       } catch {

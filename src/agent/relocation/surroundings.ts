@@ -44,10 +44,13 @@ export class Surroundings {
     return { templateId, accelerator, machineType, qemuVersion: binary.version }
   }
 
-  /** Sees what guests that may be moved have for themselves, for `vm` to tell; of others it tells what their QEMUs have. */
-  async lookAtMemory(records: readonly VmRecord[]): Promise<void> {
+  /** Sees what guests that may be moved have for themselves, for `vm` to tell; of others it tells what their QEMUs have. See PrivateMemory.look. */
+  async lookAtMemory(records: readonly VmRecord[], options: { maxAgeMs?: number } = {}): Promise<void> {
     const movable = records.filter(({ spec, state }) => spec.auto && state.kind === 'running')
-    await this.#privateMemory.look(movable.map(({ spec }) => spec.id))
+    await this.#privateMemory.look(
+      movable.map(({ spec }) => spec.id),
+      options,
+    )
   }
 
   /** @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; VmError VM_NOT_FOUND */
