@@ -23,6 +23,13 @@ export interface QmpCommands {
     arguments: undefined
     returns: { status?: string; 'error-desc'?: string; 'blocked-reasons'?: string[] }
   }
+  /** Of `sample-pages` in each GiB it compares hashes, `calc-time` seconds apart. */
+  'calc-dirty-rate': { arguments: { 'calc-time': number; 'sample-pages': number }; returns: unknown }
+  /** `dirty-rate`: MiB/s; not there unless the status is `measured`. */
+  'query-dirty-rate': {
+    arguments: undefined
+    returns: { status: 'unstarted' | 'measuring' | 'measured'; 'dirty-rate'?: number }
+  }
   'query-named-block-nodes': {
     arguments: { flat: boolean }
     /** `active`: since 10.0. */

@@ -21,5 +21,5 @@ export type { RunRequest } from './run.ts'
 // A running VM becomes a template.
 export type { SealOptions, SealResult, SealStep } from './seal.ts'
 // The room itself.
-export { VmService, type VmServiceComponents, type VmServiceInit } from './service.ts'
+export { type GuestLook, VmService, type VmServiceComponents, type VmServiceInit } from './service.ts'
 export type { VmView } from './view.ts'

@@ -21,6 +21,15 @@ import type { Vm } from './vm.ts'
 
 /** A guest with an init system ends its services first. */
 const POWER_DOWN_TIMEOUT_MS = 30_000
+const LOOK_TIMEOUT_MS = 2_000
+
+/** What a move has to send, and what it has to send again. */
+export interface GuestLook {
+  /** What the guest has for itself, before encodings. Where it may not be looked into, the most that it can be. */
+  privateBytes: number
+  /** Pages that it writes, each counted once in a second; 0 before the first sample. */
+  dirtyBytesPerSecond: number
+}
 
 export interface VmServiceComponents extends NodeComponents {
   /** Null on a node without a usable QEMU: its VMs can be seen, stopped and removed; none can start or arrive. */
@@ -287,19 +296,25 @@ export class VmService {
   }
 
   /**
-   * Memory that the guest has for itself, in bytes: what a move has to send, before encodings. Where it may not be
-   * looked into, the most that it can be. Reads the page map: 512 MiB of guest take 3 ms. 0 for one that is stopped.
+   * What a move of a VM would have to send. Reads the page map: 512 MiB of guest take 3 ms. Not for one that is stopped.
    *
-   * @throws VmError VM_NOT_FOUND; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; MemoryError
-   * MEMORY_MAPPING_NOT_FOUND, MEMORY_PROCESS_GONE
+   * @throws VmError VM_NOT_FOUND, VM_STOPPED; TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED; MemoryError
+   * MEMORY_MAPPING_NOT_FOUND, MEMORY_PROCESS_GONE; QemuError
    */
-  async guestPrivateBytes(id: VmId): Promise<number> {
+  async lookAtGuest(id: VmId): Promise<GuestLook> {
     const { roster, templates } = this.#node
-    const { state, spec } = roster.find(id).record
-    if (state.kind === 'stopped') return 0
+    const { record, process } = roster.find(id)
+    const { state, spec } = record
+    if (state.kind === 'stopped' || process === null)
+      throw new VmError('VM_STOPPED', `'${spec.name}' doesn't run`)
     const { memoryBytes } = templates.get(spec.templateId).manifest.machine
     const ramPath = templates.files(spec.templateId).ram
-    return (await mostPrivatePages({ pid: state.process.pid, ramPath, memoryBytes })) * PAGE_BYTES
+    const guest = { pid: state.process.pid, ramPath, memoryBytes }
+    const [privatePages, dirtyBytesPerSecond] = await Promise.all([
+      mostPrivatePages(guest),
+      process.sampleDirtyRate({ timeoutMs: LOOK_TIMEOUT_MS }),
+    ])
+    return { privateBytes: privatePages * PAGE_BYTES, dirtyBytesPerSecond: dirtyBytesPerSecond ?? 0 }
   }
 
   #requireTakesVms(): void {

@@ -66,10 +66,19 @@ test('clones share their template, and are removed without a trace', async () =>
   expect(pages!.private).toBeLessThan(4000)
   expect(pages!.shared).toBeGreaterThan(pages!.private)
   expect(pages!.private + pages!.shared + pages!.untouched).toBe(pages!.guest)
-  const guestBytes = await node.vms.guestPrivateBytes(a.spec.id)
+  const { privateBytes: guestBytes, dirtyBytesPerSecond } = await node.vms.lookAtGuest(a.spec.id)
+  expect(dirtyBytesPerSecond).toBe(0)
   expect(guestBytes).toBeGreaterThanOrEqual(pages!.private * PAGE_BYTES)
   // Without QEMU's own heap.
   expect(guestBytes + 10 * MIB).toBeLessThan(node.vms.ownMemoryBytes(a.spec.id))
+
+  // Written in place: nothing of it shows in how much the guest has.
+  await console.run(
+    '(while :; do dd if=/dev/urandom of=/run/w bs=1M count=8 conv=notrunc; done) >/dev/null 2>&1 &',
+  )
+  const rate = async () => (await node.vms.lookAtGuest(a.spec.id)).dirtyBytesPerSecond
+  await expect.poll(rate, { interval: 1_500 }).toBeGreaterThanOrEqual(2 * MIB)
+  expect(await rate()).toBeLessThan(100 * MIB)
 
   const withTwo = node.vms.memory().committedBytes
   await node.vms.stopVm('b', { force: true, signal: signal() })

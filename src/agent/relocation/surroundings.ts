@@ -8,8 +8,7 @@ import type { TemplateStore } from '../../template/index.ts'
 import { CLONE_HEADROOM_BYTES } from '../../vm/index.ts'
 import type { Hypervisor } from '../parts.ts'
 import { candidateNode, type MachineNeeds } from './candidates.ts'
-import { MemoryGrowth } from './memory-growth.ts'
-import { PrivateMemory } from './private-memory.ts'
+import { GuestLooks } from './guest-looks.ts'
 import { type PromisedMemory, Promises } from './promises.ts'
 
 export interface SurroundingsComponents extends Pick<Hypervisor, 'binary' | 'vms'> {
@@ -26,15 +25,11 @@ export class Surroundings {
   readonly #components: SurroundingsComponents
   /** What is on its way to the others. */
   readonly promises = new Promises()
-  readonly #growth = new MemoryGrowth()
-  readonly #privateMemory: PrivateMemory
+  readonly #guestLooks: GuestLooks
 
   constructor(components: SurroundingsComponents) {
     this.#components = components
-    this.#privateMemory = new PrivateMemory({
-      read: (id) => components.vms.guestPrivateBytes(id),
-      now: steadyNowMs,
-    })
+    this.#guestLooks = new GuestLooks({ look: (id) => components.vms.lookAtGuest(id), now: steadyNowMs })
   }
 
   /** @throws TemplateError TEMPLATE_NOT_FOUND, TEMPLATE_DAMAGED */
@@ -44,10 +39,10 @@ export class Surroundings {
     return { templateId, accelerator, machineType, qemuVersion: binary.version }
   }
 
-  /** Sees what guests that may be moved have for themselves, for `vm` to tell; of others it tells what their QEMUs have. See PrivateMemory.look. */
+  /** Sees what guests that may be moved have for themselves, for `vm` to tell; of others it tells what their QEMUs have. See GuestLooks.look. */
   async lookAtMemory(records: readonly VmRecord[], options: { maxAgeMs?: number } = {}): Promise<void> {
     const movable = records.filter(({ spec, state }) => spec.auto && state.kind === 'running')
-    await this.#privateMemory.look(
+    await this.#guestLooks.look(
       movable.map(({ spec }) => spec.id),
       options,
     )
@@ -57,7 +52,7 @@ export class Surroundings {
   vm(record: VmRecord): VmSituation {
     const { vms, templates, latencySamples } = this.#components
     const { id, name, templateId, auto, hasDisk } = record.spec
-    const ownBytes = vms.ownMemoryBytes(id)
+    const look = this.#guestLooks.get(id)
     return {
       id,
       name,
@@ -67,8 +62,8 @@ export class Surroundings {
       mode: auto && !hasDisk ? 'auto' : 'pinned',
       state: vmStateName(record.state),
       ageMs: Math.max(0, steadyNowMs() - record.createdAtMs),
-      privateBytes: this.#privateMemory.bytes(id) ?? ownBytes,
-      dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, ownBytes, steadyNowMs()),
+      privateBytes: look?.privateBytes ?? vms.ownMemoryBytes(id),
+      dirtyBytesPerSecond: look?.dirtyBytesPerSecond ?? 0,
       headroomBytes: CLONE_HEADROOM_BYTES,
       samples: latencySamples(record.spec),
       coolDown: coolDownAt(record.coolDown, steadyNowMs()),

@@ -1,26 +1,23 @@
 import type { VmId } from '../../domain/vm.ts'
+import type { GuestLook } from '../../vm/index.ts'
 
 /** A look reads the guest's page map, 3 ms for 512 MiB: not at each look of the rebalancer. */
 const LOOK_AGAIN_MS = 10_000
 
-export interface PrivateMemoryInit {
-  /** What the guest has for itself, in bytes. */
-  read: (id: VmId) => Promise<number>
+export interface GuestLooksInit {
+  look: (id: VmId) => Promise<GuestLook>
   /** Any clock, in ms. */
   now: () => number
 }
 
-/**
- * What guests have for themselves, which is what a move has to send. Memory of
- * QEMU's own isn't in it: under TCG that is more than an idle clone has.
- */
-export class PrivateMemory {
-  readonly #read: PrivateMemoryInit['read']
+/** What guests have for themselves, and how fast they write it, as of some seconds ago at the most. */
+export class GuestLooks {
+  readonly #look: GuestLooksInit['look']
   readonly #now: () => number
-  #known = new Map<VmId, { bytes: number; atMs: number }>()
+  #known = new Map<VmId, GuestLook & { atMs: number }>()
 
-  constructor({ read, now }: PrivateMemoryInit) {
-    this.#read = read
+  constructor({ look, now }: GuestLooksInit) {
+    this.#look = look
     this.#now = now
   }
 
@@ -36,7 +33,7 @@ export class PrivateMemory {
       const known = this.#known.get(id)
       if (known !== undefined && known.atMs + maxAgeMs > this.#now()) continue
       try {
-        this.#known.set(id, { bytes: await this.#read(id), atMs: this.#now() })
+        this.#known.set(id, { ...(await this.#look(id)), atMs: this.#now() })
       } catch {
         // Stopped, or gone, since it was listed.
         this.#known.delete(id)
@@ -45,7 +42,7 @@ export class PrivateMemory {
   }
 
   /** As it was when last looked at; null: it wasn't. */
-  bytes(id: VmId): number | null {
-    return this.#known.get(id)?.bytes ?? null
+  get(id: VmId): GuestLook | null {
+    return this.#known.get(id) ?? null
   }
 }
