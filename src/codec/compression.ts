@@ -1,8 +1,9 @@
 /**
  * How hard to compress: the level at which a batch is through soonest, when
- * one batch is compressed while the one before it is on the link. Per byte:
+ * one batch is compressed while the one before it is on the link, and the link
+ * soonest free for others. Per byte:
  *
- *     ms(level) = max(compressing(level), share(level) ÷ link)
+ *     ms(level) = max(compressing(level), share(level) ÷ link) + share(level) ÷ link
  *
  * so a fast link gets pages as they are (level 0) and a slow one gets as small
  * ones as there is time for while it is busy with the last.
@@ -69,7 +70,9 @@ export class CompressionChoice implements Compression {
     if (linkBytesPerMs === null) return this.level
     const predictedMs = (level: number): number => {
       const { msPerByte, share } = this.#predict(level)
-      return Math.max(msPerByte, share / linkBytesPerMs)
+      const onLinkMs = share / linkBytesPerMs
+      // On few cores what sends takes them from what compresses, too, and seems to make that slow.
+      return Math.max(msPerByte, onLinkMs) + onLinkMs
     }
     const best = LEVELS.reduce((a, b) => (predictedMs(b.level) < predictedMs(a.level) ? b : a)).level
     if (predictedMs(best) < predictedMs(this.level) * WORTH_CHANGING) this.level = best

@@ -106,6 +106,7 @@ test("a VM whose clients are nearer elsewhere is moved there, once, as nobody's 
   await looks(1)
   expect(moves).toHaveLength(1)
   expect(ledger.status().moves).toEqual({ decided: 1, made: 0, failed: 0 })
+  expect(ledger.status().verdicts.move).toBeGreaterThan(0)
   moves[0]!.end('completed')
   await expect.poll(() => ledger.status().moves.made).toBe(1)
 })
@@ -147,6 +148,7 @@ test('a VM without --auto stays, and the plan says so', async () => {
   await looks(1)
   expect(moves).toHaveLength(0)
   expect(ledger.plan()[0]!.verdict).toEqual({ kind: 'stay', reason: { code: 'pinned' } })
+  expect(ledger.status().verdicts.pinned).toBeGreaterThan(0)
 })
 
 test('an agent that stops cancels the move and waits for its end', async () => {

@@ -8,6 +8,7 @@ export class RebalanceLedger implements Rebalancer {
   readonly #switches: NodeSwitches
   readonly #events: EventHub
   readonly #moves = { decided: 0, made: 0, failed: 0 }
+  readonly #verdicts: RebalancerStatus['verdicts'] = {}
   #considered: readonly ConsideredMove[] = []
   #vms = 0
   #lookedAtMs: number | null = null
@@ -23,7 +24,8 @@ export class RebalanceLedger implements Rebalancer {
 
   status(): RebalancerStatus {
     const lookedAtMs = this.#lookedAtMs
-    return { paused: this.isPaused, moves: { ...this.#moves }, vms: this.#vms, lookedAtMs }
+    const [moves, verdicts] = [{ ...this.#moves }, { ...this.#verdicts }]
+    return { paused: this.isPaused, moves, verdicts, vms: this.#vms, lookedAtMs }
   }
 
   plan(): readonly ConsideredMove[] {
@@ -47,6 +49,10 @@ export class RebalanceLedger implements Rebalancer {
    */
   looked(considered: readonly ConsideredMove[], { vms, atMs }: { vms: number; atMs: number }): void {
     this.#considered = considered
+    for (const { verdict } of considered) {
+      const code = verdict.kind === 'move' ? 'move' : verdict.reason.code
+      this.#verdicts[code] = (this.#verdicts[code] ?? 0) + 1
+    }
     this.#vms = vms
     this.#lookedAtMs = atMs
   }

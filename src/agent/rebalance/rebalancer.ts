@@ -1,4 +1,4 @@
-import type { ConsideredMove } from '../../placement/index.ts'
+import type { ConsideredMove, StayCode } from '../../placement/index.ts'
 
 /** How the rebalancer of a node stands. */
 export interface RebalancerStatus {
@@ -6,6 +6,8 @@ export interface RebalancerStatus {
   paused: boolean
   /** Moves since the agent started: `decided` are those `made`, those `failed`, and one that may be under way. */
   moves: { decided: number; made: number; failed: number }
+  /** Considered moves since the agent started, once for each look: those that were to be made, and those not, by reason. */
+  verdicts: Partial<Record<StayCode | 'move', number>>
   /** VMs of this node that it may move. */
   vms: number
   /** When it looked last; null: not yet. */

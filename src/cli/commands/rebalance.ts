@@ -4,7 +4,7 @@ import { examples } from '../help.ts'
 import { renderPlan } from '../render-plan.ts'
 import type { Action } from '../session.ts'
 import { renderFacts } from '../table.ts'
-import { formatTime } from '../units.ts'
+import { formatCount, formatTime } from '../units.ts'
 
 export function registerRebalance(program: Command, action: Action): void {
   const rebalance = program
@@ -58,12 +58,19 @@ export function registerRebalance(program: Command, action: Action): void {
   }
 }
 
-function render({ node, paused, moves, vms, lookedAtMs }: RebalanceReply): string {
+function render({ node, paused, moves, verdicts, vms, lookedAtMs }: RebalanceReply): string {
   return renderFacts([
     ['node', node],
     ['rebalancer', paused ? 'paused: `drover rebalance resume` lets it move VMs again' : 'on'],
     ['VMs', `${vms} that it may move`],
     ['moves', `${moves.decided} decided, ${moves.made} made, ${moves.failed} failed`],
+    ['considered', renderVerdicts(verdicts)],
     ['looked', lookedAtMs === null ? 'not yet' : formatTime(lookedAtMs)],
   ])
+}
+
+/** The most frequent first. */
+function renderVerdicts(verdicts: RebalanceReply['verdicts']): string {
+  const counted = Object.entries(verdicts).toSorted(([, a], [, b]) => b - a)
+  return counted.map(([code, count]) => `${code} ${formatCount(count)}`).join(', ') || 'nothing yet'
 }
