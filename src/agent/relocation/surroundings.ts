@@ -57,6 +57,7 @@ export class Surroundings {
   vm(record: VmRecord): VmSituation {
     const { vms, templates, latencySamples } = this.#components
     const { id, name, templateId, auto, hasDisk } = record.spec
+    const hasMoved = record.coolDown.previousNode !== null
     const ownBytes = vms.ownMemoryBytes(id)
     return {
       id,
@@ -67,7 +68,8 @@ export class Surroundings {
       // A disk is on this node only.
       mode: auto && !hasDisk ? 'auto' : 'pinned',
       state: vmStateName(record.state),
-      ageMs: Math.max(0, Date.now() - record.createdAtMs),
+      // A record's age is that of the VM's stay here. One that has moved is no longer young, and has its cool-down.
+      ageMs: hasMoved ? Number.POSITIVE_INFINITY : Math.max(0, Date.now() - record.createdAtMs),
       privateBytes: this.#privateMemory.bytes(id) ?? ownBytes,
       dirtyBytesPerSecond: this.#growth.bytesPerSecond(id, ownBytes, meshNowMs()),
       headroomBytes: CLONE_HEADROOM_BYTES,
