@@ -53,6 +53,8 @@ const STAY_MS = 5_000
 /** Looks in which a paused node would move a VM, and doesn't. */
 const PAUSED_LOOKS = 3
 const POLL_MS = 100
+/** Each command is a process: more often they would take a core for themselves. */
+const COMMAND_POLL_MS = 1_000
 /** A probe or two, and a look that isn't left out by chance. */
 const PLAN_TIMEOUT_MS = 20_000
 const REPORT_TIMEOUT_MS = 10_000
@@ -146,16 +148,21 @@ function startClient(): PollingClient {
 /** Until it is `node` that answers the client. @returns when that was */
 async function answeredBy(client: PollingClient, node: Node, timeoutMs: number): Promise<number> {
   const last = () => client.answers.at(-1)?.node
-  await until(`${node} answers`, () => last() === node, timeoutMs)
+  await until(`${node} answers`, () => last() === node, timeoutMs, POLL_MS)
   return Date.now()
 }
 
 /** `expect.poll` is of no use to tests that go on side by side and share what waits. */
-async function until(what: string, isSo: () => boolean | Promise<boolean>, timeoutMs: number): Promise<void> {
+async function until(
+  what: string,
+  isSo: () => boolean | Promise<boolean>,
+  timeoutMs: number,
+  intervalMs = COMMAND_POLL_MS,
+): Promise<void> {
   const see = async () => {
     if (!(await isSo())) throw new Error(`not so in ${timeoutMs} ms: ${what}`)
   }
-  await vi.waitFor(see, { timeout: timeoutMs, interval: POLL_MS })
+  await vi.waitFor(see, { timeout: timeoutMs, interval: intervalMs })
 }
 
 /** Moves of some VMs, from and to every node. */
@@ -274,6 +281,6 @@ test.skipIf(whyNot !== null)(
       (await movesOf((vm) => vm !== 'web')).map(({ vm, outcome }) => `${vm} ${outcome}`)
     // The source's report comes after the announcement of who has it.
     const haveEnded = async () => expect(await outcomes()).toEqual(['api completed', 'api completed'])
-    await vi.waitFor(haveEnded, { timeout: REPORT_TIMEOUT_MS, interval: POLL_MS })
+    await vi.waitFor(haveEnded, { timeout: REPORT_TIMEOUT_MS, interval: COMMAND_POLL_MS })
   },
 )
