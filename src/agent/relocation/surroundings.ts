@@ -53,6 +53,7 @@ export class Surroundings {
     const { vms, templates, latencySamples } = this.#components
     const { id, name, templateId, auto, hasDisk } = record.spec
     const look = this.#guestLooks.get(id)
+    const hasMoved = record.coolDown.previousNode !== null
     return {
       id,
       name,
@@ -61,7 +62,8 @@ export class Surroundings {
       // A disk is on this node only.
       mode: auto && !hasDisk ? 'auto' : 'pinned',
       state: vmStateName(record.state),
-      ageMs: Math.max(0, steadyNowMs() - record.createdAtMs),
+      // A record's age is that of the VM's stay here. One that has moved is no longer young, and has its cool-down.
+      ageMs: hasMoved ? Number.POSITIVE_INFINITY : Math.max(0, steadyNowMs() - record.createdAtMs),
       privateBytes: look?.privateBytes ?? vms.ownMemoryBytes(id),
       dirtyBytesPerSecond: look?.dirtyBytesPerSecond ?? 0,
       headroomBytes: CLONE_HEADROOM_BYTES,
