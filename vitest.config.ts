@@ -29,8 +29,8 @@ const TIMED = ['move-idle', 'move-load', 'move-converges', 'vm-follows-client'].
   (name) => `test/vm/${name}.test.ts`,
 )
 
-/** Guests under TCG boot, and much is waited for: fewer files at a time would leave the cores idle for half of it. */
-const VM_WORKERS = 3
+/** Much is waited for: fewer files at a time, and vitest's own choice is one on two cores, would leave these idle for half of it. */
+const WORKERS = 3
 
 export default defineConfig({
   test: {
@@ -42,6 +42,7 @@ export default defineConfig({
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: [...configDefaults.exclude, 'test/vm/**', 'test/long/**'],
+          maxWorkers: WORKERS,
           testTimeout: UNIT_TEST_TIMEOUT_MS,
           hookTimeout: UNIT_TEST_TIMEOUT_MS,
           expect: { poll: { timeout: UNIT_POLL_TIMEOUT_MS } },
@@ -53,7 +54,7 @@ export default defineConfig({
           name: 'vm',
           include: ['test/vm/**/*.test.ts'],
           exclude: [...configDefaults.exclude, ...TIMED],
-          maxWorkers: VM_WORKERS,
+          maxWorkers: WORKERS,
           sequence: { groupOrder: 1 },
         },
       },

@@ -105,7 +105,8 @@ function sumOf(
   { own, lead, calm }: { own: OwnSituation; lead: Lead; calm: Calm },
 ): MoveSum {
   const cost = moveCost(vm, candidate)
-  const lastsMs = Math.max(calm.leastLastsMs, lead.stableMs * calm.lastsTimes)
+  // What isn't there lasts for nothing.
+  const lastsMs = lead.samples === 0 ? 0 : Math.max(calm.leastLastsMs, lead.stableMs * calm.lastsTimes)
   const gainMsS = (lead.savedMs * lastsMs) / 1000
   const costMsS = cost.totalMsS - (1 - calm.templateShare) * cost.templateMsS
   const overload = Math.max(0, overloadMsS(candidate, lastsMs) - overloadMsS(own, lastsMs))

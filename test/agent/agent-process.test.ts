@@ -42,6 +42,7 @@ test('status names the node, its QEMU and its counts', async () => {
     rebalancer: {
       paused: false,
       moves: { decided: 0, made: 0, failed: 0 },
+      verdicts: {},
       vms: 0,
       lookedAtMs: expect.toSatisfy(isTimeOrNull),
     },

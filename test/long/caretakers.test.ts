@@ -23,6 +23,8 @@ const SETUP_TIMEOUT_MS = 300_000
 const HEARD_TIMEOUT_MS = 15_000
 /** Three samples, a move, and a guest that is in the way of others. */
 const PRESSURE_TIMEOUT_MS = 30_000
+/** A move that was refused is tried again after 30 to 45 s. */
+const MAX_FIRST_BACK_OFF_MS = 45_000
 /** A look, a wait at random, and the template at 2 MiB/s. */
 const PREFETCH_TIMEOUT_MS = 120_000
 /** Three and a half beats of 15 s. */
@@ -91,23 +93,29 @@ test('a node whose guests grew beyond its limit says so where no other has room,
   await inGuest(destination, 'web', 'workload counter start')
   await inGuest(destination, 'web', `dd if=/dev/zero of=/run/workload/grown bs=1M count=${GROWTH_MIB}`)
   const kinds = () => log.kinds('memory-')
+  // While it still grows a move may be begun, and is refused when it has grown.
   await expect
-    .poll(kinds, { timeout: PRESSURE_TIMEOUT_MS })
-    .toEqual(['memory-pressure', 'memory-pressure-not-relieved'])
+    .poll(() => kinds().at(-1), { timeout: PRESSURE_TIMEOUT_MS })
+    .toBe('memory-pressure-not-relieved')
+  const before = kinds()
+  expect(before[0]).toBe('memory-pressure')
+  expect(before).not.toContain('memory-pressure-moved')
   const [pressure] = log.of('memory-pressure')
   expect(pressure).toMatchObject({ cause: 'over-limit', vms: [{ name: 'web', auto: true }] })
   expect(pressure!.committedBytes).toBeGreaterThan(pressure!.limitBytes as number)
   const count = await expectCounting(destination, 'web', 1)
-  expect(await destination.json('migration', 'ls')).toEqual({ migrations: [] })
-
   await source.json('ready')
   await expect
-    .poll(() => kinds().slice(2), { timeout: PRESSURE_TIMEOUT_MS })
+    .poll(() => kinds().slice(before.length), { timeout: PRESSURE_TIMEOUT_MS + MAX_FIRST_BACK_OFF_MS })
     .toEqual(['memory-pressure-moves', 'memory-pressure-moved', 'memory-relieved'])
   expect(log.of('memory-pressure-moved')).toMatchObject([{ vm: 'web', node: 'edge-1' }])
   await expectCounting(source, 'web', count)
   expect(await vmNames(destination)).toEqual([])
-  const [pressed, told, , moved] = log.events.filter(({ kind }) => kind.startsWith('memory-'))
+  const [pressed, told, moved] = [
+    'memory-pressure',
+    'memory-pressure-not-relieved',
+    'memory-pressure-moved',
+  ].map((kind) => log.of(kind)[0])
   console.log(
     `pressure of ${Math.round((pressed!.committedBytes as number) / MIB)} MiB; told of no way out ` +
       `${told!.atMs - pressed!.atMs} ms later; moved ${moved!.atMs - pressed!.atMs} ms after the pressure`,
