@@ -1,6 +1,6 @@
 import { access, chmod, constants, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { probeQemu } from '../../src/qemu/index.ts'
 import { temporaryDirectory, testBinary } from '../support/qemu-guest.ts'
 
@@ -38,7 +38,9 @@ test('auto never fails for want of KVM, and demanding it agrees with what auto f
   }
 })
 
-describe.skipIf(!hasKvmDevice)('a /dev/kvm that opens', () => {
+describe('a /dev/kvm that opens', () => {
+  beforeEach(({ skip }) => skip(!hasKvmDevice, 'this machine has no /dev/kvm that this user may open'))
+
   /** The real QEMU, except under KVM. */
   async function withKvm(script: string): Promise<string> {
     const dir = await temporaryDirectory()
