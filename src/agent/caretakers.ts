@@ -67,11 +67,9 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   const rebalancer = new RebalanceLedger({ switches, events })
   const loop = new RebalanceLoop(
     {
-      ...{ ...rooms, surroundings, relocations },
-      ledger: rebalancer,
-      memory: rebalanceMemory,
-      isDraining,
-      load: cpuLoad,
+      ...rooms,
+      ...{ surroundings, relocations, isDraining },
+      ...{ ledger: rebalancer, memory: rebalanceMemory, load: cpuLoad },
     },
     { peerId: mesh.peerId },
   )

@@ -76,21 +76,23 @@ export function clientLatency(
 ): ClientLatencyReply | null {
   const sample = probes.samples(id, clients).at(-1)
   if (sample === undefined) return null
-  const names = nodeNames(mesh)
+  const nameOf = nodeNames(mesh)
   const nodes = [...sample.latencyMs].map(([peerId, latencyMs]) => {
-    return { peerId, name: names.get(peerId) ?? peerId, latencyMs }
+    return { peerId, name: nameOf(peerId), latencyMs }
   })
   return { atMs: Math.round(sample.atMs), nodes: nodes.toSorted((a, b) => a.latencyMs - b.latencyMs) }
 }
 
 /** Nodes that no VM of this one is compared with, as they don't probe its clients. */
 export function notProbingNodes(probes: ClientProbes, mesh: Mesh): RebalancePlanReply['notProbing'] {
-  const names = nodeNames(mesh)
-  return [...probes.troubles()].map(([peerId, code]) => ({ peerId, name: names.get(peerId) ?? peerId, code }))
+  const nameOf = nodeNames(mesh)
+  return [...probes.troubles()].map(([peerId, code]) => ({ peerId, name: nameOf(peerId), code }))
 }
 
-function nodeNames(mesh: Mesh): Map<PeerIdText, string> {
-  return new Map(mesh.directory().map(({ peerId, name }) => [peerId, name]))
+/** A node that isn't known any more goes by its id. */
+function nodeNames(mesh: Mesh): (peerId: PeerIdText) => string {
+  const names = new Map(mesh.directory().map(({ peerId, name }) => [peerId, name]))
+  return (peerId) => names.get(peerId) ?? peerId
 }
 
 async function probedVms(vms: Pick<VmService, 'list'>, learned: LearnedClients): Promise<ProbedVm[]> {

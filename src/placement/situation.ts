@@ -14,7 +14,7 @@ export interface VmSituation {
   /** `pinned`: only people move it. */
   mode: 'auto' | 'pinned'
   state: VmStateName
-  /** Since it runs on this node. */
+  /** Since it was started here; Infinity for one that came from another node. */
   ageMs: number
   /** Its private pages. */
   privateBytes: number

@@ -1,16 +1,13 @@
 /** A drain, over VMs and moves that a test makes up: its order, how many at a time, who joins and who ends it. */
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { Level } from 'level'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { Drains } from '../../src/agent/drain/drains.ts'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import { NodeSwitches } from '../../src/agent/node-switches.ts'
 import type { NotRelocated, Relocated, Relocations } from '../../src/agent/relocation/relocate.ts'
 import type { VmRecord } from '../../src/domain/vm.ts'
 import type { VmService } from '../../src/vm/index.ts'
+import { temporaryDatabase } from '../support/database.ts'
 import { NEVER_MOVED, someVmSpec } from '../support/vm-spec.ts'
 import { never } from '../template/fixture.ts'
 
@@ -22,12 +19,7 @@ interface Move {
 
 /** VMs by their own memory; 0: it is stopped. */
 async function setUp(vms: Record<string, number>) {
-  const dir = await mkdtemp(join(tmpdir(), 'drover-drain-'))
-  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
-  onTestFinished(async () => {
-    await db.close()
-    await rm(dir, { recursive: true })
-  })
+  const db = await temporaryDatabase()
   const here = new Map(
     Object.entries(vms).map(([name, bytes]) => [name, { record: record(name, bytes), bytes }]),
   )

@@ -1,9 +1,5 @@
 /** The rebalancer's loop, over nodes and moves that a test makes up: what it starts, and what it leaves. */
-
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { Level } from 'level'
+import type { Level } from 'level'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { EventHub } from '../../src/agent/event-hub.ts'
 import { NodeSwitches } from '../../src/agent/node-switches.ts'
@@ -14,6 +10,7 @@ import { steadyNowMs } from '../../src/domain/clock.ts'
 import type { MigrationReport } from '../../src/domain/migration.ts'
 import { backOffRemainingMs, DEFAULT_CALM } from '../../src/placement/index.ts'
 import { candidateNode, HERE, NOW_MS, steadySamples, vmSituation } from '../placement/situations.ts'
+import { temporaryDatabase } from '../support/database.ts'
 
 const THERE = 'there'
 /** Long enough for a slow machine's timers. */
@@ -29,7 +26,7 @@ interface Move {
 
 /** A node with one VM whose clients are nearer to another node. */
 async function setUp({ auto = true, ...given }: { auto?: boolean; db?: Level<string, unknown> } = {}) {
-  const db = given.db ?? (await openDatabase())
+  const db = given.db ?? (await temporaryDatabase())
   const switches = await NodeSwitches.load(db)
   const ledger = new RebalanceLedger({ switches, events: new EventHub() })
   const moves: Move[] = []
@@ -85,16 +82,6 @@ async function setUp({ auto = true, ...given }: { auto?: boolean; db?: Level<str
     }
   }
   return { db, ledger, moves, node, loop, looks }
-}
-
-async function openDatabase(): Promise<Level<string, unknown>> {
-  const dir = await mkdtemp(join(tmpdir(), 'drover-rebalance-'))
-  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
-  onTestFinished(async () => {
-    await db.close()
-    await rm(dir, { recursive: true })
-  })
-  return db
 }
 
 const ERROR = { code: 'NOT_ENOUGH_MEMORY', message: 'no', details: {} }
@@ -210,7 +197,7 @@ test('an agent that stops in the middle of a move has nothing against it afterwa
 })
 
 test('of a past by a clock that was ahead nothing makes a node wait longer than it could', async () => {
-  const db = await openDatabase()
+  const db = await temporaryDatabase()
   const memory = await RebalanceMemory.load(db)
   const aheadMs = steadyNowMs() + 86_400_000
   await memory.started(aheadMs)

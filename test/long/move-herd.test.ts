@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { MigrationReport } from '../../src/domain/migration.ts'
+import { PAGE_BYTES } from '../../src/domain/page.ts'
 import { residentBytes } from '../bench/guest-ram.ts'
 import type { AgentUnderTest } from '../support/drover.ts'
 import {
@@ -27,7 +28,6 @@ import {
   vmNames,
 } from '../support/two-nodes.ts'
 
-const PAGE_BYTES = 4096
 const FILL_MIB = 48
 const HERD = Array.from({ length: 8 }, (_, i) => `web-${i + 1}`)
 const DATA_MIB = 2

@@ -1,21 +1,13 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { Level } from 'level'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { Level } from 'level'
+import { beforeEach, expect, test } from 'vitest'
 import { MigrationError } from '../../src/migration/index.ts'
 import { MoveMeter } from '../../src/migration/meter.ts'
 import { MoveReports } from '../../src/migration/move-reports.ts'
+import { temporaryDatabase } from '../support/database.ts'
 
-let dir: string
 let db: Level<string, unknown>
 beforeEach(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'drover-reports-'))
-  db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
-})
-afterEach(async () => {
-  await db.close()
-  await rm(dir, { recursive: true })
+  db = await temporaryDatabase()
 })
 
 function report(

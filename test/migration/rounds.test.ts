@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
+import { PAGE_BYTES } from '../../src/domain/page.ts'
 import { DEFAULT_MAX_BLACKOUT_MS } from '../../src/migration/protocol.ts'
 import { decideAfterRound, type RoundTaken } from '../../src/migration/rounds.ts'
 
-const PAGE_BYTES = 4096
 /** Bytes per millisecond. */
 const GBIT = 125_000
 const MBIT = 125

@@ -1,23 +1,15 @@
 /** Questions about Grants, through the handler that answers them. */
 import { randomUUID } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { Level } from 'level'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { MigrationJournal } from '../../src/migration/journal.ts'
 import { serveVerdicts } from '../../src/migration/verdict.ts'
 import { verdictRequestCodec } from '../../src/wire/migration-messages.ts'
 import { channelPair } from '../support/channel-pair.ts'
+import { temporaryDatabase } from '../support/database.ts'
 import { SignaturesByName } from '../support/signatures.ts'
 
 test('whoever asks while a disk refuses waits no longer than the channel lives', async () => {
-  const dir = await mkdtemp(join(tmpdir(), 'drover-verdict-'))
-  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
-  onTestFinished(async () => {
-    await db.close()
-    await rm(dir, { recursive: true })
-  })
+  const db = await temporaryDatabase()
   const asked = Promise.withResolvers<void>()
   const handler = serveVerdicts({
     journal: new MigrationJournal(db),

@@ -7,8 +7,8 @@
  *                         [--stored-templates N] [--seed S] [--plot FILE.svg] [--json]
  *
  * FILE (or DROVER_RTT) has measured round trips as test/bench/round-trips.ts reads
- * them; without one they are drawn. What stands still is in scene.ts, the rules for all in world.ts, the unit
- * in ledger.ts.
+ * them; without one they are drawn. What stands still is in scene.ts, the rules
+ * for all in world.ts, the unit in ledger.ts.
  */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'

@@ -1,20 +1,12 @@
 /** VM records on a real database. */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { Level } from 'level'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { steadyNowMs } from '../../src/domain/clock.ts'
 import { VmRecords } from '../../src/vm/records.ts'
+import { temporaryDatabase } from '../support/database.ts'
 import { NEVER_MOVED, someVmSpec } from '../support/vm-spec.ts'
 
 test('a record by a clock that was ahead is of now, one of the past stays', async () => {
-  const dir = await mkdtemp(join(tmpdir(), 'drover-records-'))
-  const db = new Level<string, unknown>(dir, { valueEncoding: 'json' })
-  onTestFinished(async () => {
-    await db.close()
-    await rm(dir, { recursive: true })
-  })
+  const db = await temporaryDatabase()
   const records = new VmRecords(db)
   const beforeMs = Math.floor(steadyNowMs())
   const aheadMs = beforeMs + 86_400_000

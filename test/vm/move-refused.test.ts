@@ -3,6 +3,7 @@ import { open, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import type { MigrationReport } from '../../src/domain/migration.ts'
+import { PAGE_BYTES } from '../../src/domain/page.ts'
 import type { AgentUnderTest } from '../support/drover.ts'
 import { qemuPids } from '../support/node-state.ts'
 import {
@@ -16,7 +17,6 @@ import {
   vmNames,
 } from '../support/two-nodes.ts'
 
-const PAGE_BYTES = 4096
 const BALLAST_BYTES = 12 * 1024 ** 2
 
 let nodes: TwoNodes

@@ -150,18 +150,20 @@ export class RebalanceLoop {
 
   async #ended(chosen: ConsideredMove, { outcome, error }: MigrationReport): Promise<void> {
     const { ledger, memory } = this.#components
-    const { vmId, to } = chosen
-    const ids = [vmId, to!.peerId, pairOf(vmId, to!.peerId)]
+    const { vmId } = chosen
+    const { peerId } = chosen.to!
+    const pair = pairOf(vmId, peerId)
     if (outcome === 'completed') {
       ledger.ended(chosen, null)
-      return memory.succeeded(ids)
+      return memory.succeeded([vmId, peerId, pair])
     }
     const { code, message } = error ?? { code: 'INTERNAL', message: `the move ended ${outcome}` }
     ledger.ended(chosen, { code, message })
-    // Who cancels wants the VM to stay, and has nothing against the node.
-    const whole = outcome === 'cancelled' ? [vmId] : [vmId, to!.peerId]
-    const whose = OF_THE_PAIR.has(code) ? [pairOf(vmId, to!.peerId)] : whole
     // That the agent stopped says nothing of either, and the next one goes by what is kept.
-    if (!this.#looking.signal.aborted) await memory.failed(whose, steadyNowMs(), this.#random)
+    if (this.#looking.signal.aborted) return
+    // Who cancels wants the VM to stay, and has nothing against the node.
+    const unlessOfThePair = outcome === 'cancelled' ? [vmId] : [vmId, peerId]
+    const whose = OF_THE_PAIR.has(code) ? [pair] : unlessOfThePair
+    await memory.failed(whose, steadyNowMs(), this.#random)
   }
 }
