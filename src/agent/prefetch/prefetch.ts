@@ -1,4 +1,5 @@
 import { setInterval } from 'node:timers/promises'
+import { steadyNowMs } from '../../domain/clock.ts'
 import { availableDiskBytes } from '../../domain/disk-space.ts'
 import { errorBody } from '../../domain/errors.ts'
 import { Repeating } from '../../domain/repeating.ts'
@@ -89,7 +90,7 @@ export class TemplatePrefetch {
   }
 
   status(): PrefetchStatus {
-    const sinceMs = Date.now() - HOUR_MS
+    const sinceMs = steadyNowMs() - HOUR_MS
     const lastHour = this.#spent.filter(({ atMs }) => atMs > sinceMs)
     this.#spent.splice(0, this.#spent.length - lastHour.length)
     const spentBytes = lastHour.reduce((sum, { bytes }) => sum + bytes, 0)
@@ -120,7 +121,7 @@ export class TemplatePrefetch {
     return templatesInDemand(nodes, binary).find(
       ({ id }) =>
         !this.#everHere.has(id) &&
-        backOffRemainingMs(this.#backOffs, id, Date.now()) === 0 &&
+        backOffRemainingMs(this.#backOffs, id, steadyNowMs()) === 0 &&
         (this.#sizes.get(id) ?? 0) <= allowedBytes &&
         mesh.announcersOf(id).some((peerId) => !busy.has(peerId)),
     )
@@ -146,7 +147,7 @@ export class TemplatePrefetch {
     const signal = AbortSignal.any([stopping, idle.signal])
     const pace = new Pace(BYTES_PER_SECOND)
     let pacedBytes = 0
-    const spend = (bytes: number) => this.#spent.push({ atMs: Date.now(), bytes })
+    const spend = (bytes: number) => this.#spent.push({ atMs: steadyNowMs(), bytes })
     try {
       const { from, bytesReceived, bytesSent } = await pullTemplate(
         { mesh, templates, events },
@@ -189,7 +190,7 @@ export class TemplatePrefetch {
           : errorBody(error).code
     this.#components.events.publish({ kind: 'template-prefetch-ended', id, reason })
     if (error instanceof GivesWay || error instanceof TooLarge) return
-    this.#backOffs = afterFailure(this.#backOffs, [id], Date.now(), this.#random)
+    this.#backOffs = afterFailure(this.#backOffs, [id], steadyNowMs(), this.#random)
   }
 
   /** A signal that aborts when a VM sets out, from here or to here. */
