@@ -70,7 +70,7 @@ test('a name can be taken once, and the boot is not even begun', async () => {
 })
 
 test('a guest that never gets ready: what its console said instead, and nothing left', async () => {
-  const { code, stdout } = await agent.run([...create('never', 'no such words', 10), '--json'])
+  const { code, stdout } = await agent.run([...create('never', 'no such words', 30), '--json'])
   const { error } = JSON.parse(stdout) as { error: { code: string; details: { lastLines: string[] } } }
   expect(error.code).toBe('TEMPLATE_NOT_READY')
   expect(error.details.lastLines.at(-1)).toContain('drover-guest ready')
