@@ -10,6 +10,7 @@ import { chunkHash, HASH_BYTES, hashPages } from './hashing.ts'
 import type { IncomingTemplate } from './incoming.ts'
 import type { LocalPages } from './local-pages.ts'
 import { keyOf } from './page-index.ts'
+import type { SimilarPages } from './similar-pages.ts'
 import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
 
 /**
@@ -40,6 +41,8 @@ export interface DroppedProvider {
 export interface FetchManyComponents {
   incoming: IncomingTemplate
   local: LocalPages
+  /** Of the template here that has the most in common with what is fetched. */
+  similar: SimilarPages | null
   /** Called for each that lied, refused, fell silent or went away for good. */
   onDropped: (dropped: DroppedProvider) => void
   /** Bytes came, or a chunk is complete. */
@@ -246,7 +249,8 @@ export class FetchMany {
   async #fetchPages(worker: Worker, share: Extract<Share, { kind: 'pages' }>, buffer: Buffer): Promise<void> {
     const { session } = worker
     const wanted = share.wanted.map(({ chunk, pages }) => ({ chunk: chunk.chunk, bitmap: bitmapOf(pages) }))
-    const bytes = wanted.length === 0 ? Buffer.alloc(0) : await session.pages(wanted)
+    const bytes =
+      wanted.length === 0 ? Buffer.alloc(0) : await session.pages(wanted, this.#components.similar)
     this.#components.onProgress()
     if (!this.#plan.settle(share, session.peer, 'answered')) return
     const { incoming, local } = this.#components

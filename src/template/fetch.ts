@@ -17,6 +17,7 @@ import { LocalPages } from './local-pages.ts'
 import { decodeManifest, templateId } from './manifest.ts'
 import { FRAME_TIMEOUT_MS } from './protocol.ts'
 import { type Fetched, type FetchProgress, NOTHING_FETCHED } from './shared-fetches.ts'
+import { SimilarPages } from './similar-pages.ts'
 import type { TemplateStore } from './store.ts'
 import { mismatch, type TemplateProvider, TemplateSession } from './template-session.ts'
 
@@ -99,13 +100,15 @@ async function fetchMissing(
   const draft = await store.beginFetch(id)
   const lackingBytes = sizeBytes - (await directoryBytes(draft.dir))
   using _space = store.reserveBytes(Math.max(0, lackingBytes))
+  const similarId = similarTemplate(store, manifest)
+  await using similar = similarId === null ? null : await SimilarPages.open(store, similarId)
   try {
     await using incoming = await IncomingTemplate.open(draft.files, manifest, {
-      baseRamPath: similarRam(store, manifest),
+      baseRamPath: similarId === null ? null : store.files(similarId).ram,
       signal,
     })
     await copyChunks(incoming, local, signal)
-    const many = await fetchChunks(request, { found, incoming, local }, signal, report)
+    const many = await fetchChunks(request, { found, incoming, local, similar }, signal, report)
     const transferMs = performance.now() - startedMs
     incoming.requireComplete()
     await incoming[Symbol.asyncDispose]()
@@ -128,7 +131,10 @@ async function fetchMissing(
 /** Until every chunk is there. */
 async function fetchChunks(
   request: FetchTemplateRequest,
-  { found, incoming, local }: { found: FoundManifest; incoming: IncomingTemplate; local: LocalPages },
+  {
+    found,
+    ...components
+  }: { found: FoundManifest; incoming: IncomingTemplate; local: LocalPages; similar: SimilarPages | null },
   signal: AbortSignal,
   report: (progress: FetchProgress) => void,
 ): Promise<FetchMany> {
@@ -137,11 +143,11 @@ async function fetchChunks(
   const progress = (): void =>
     report({
       bytesReceived: found.bytesReceived + many.bytesReceived,
-      chunksDone: chunksTotal - incoming.missing.size,
+      chunksDone: chunksTotal - components.incoming.missing.size,
       chunksTotal,
     })
   const many = new FetchMany(
-    { incoming, local, onDropped, onProgress: progress },
+    { ...components, onDropped, onProgress: progress },
     { templateId: id, frameTimeoutMs, retryDelaysMs, pace, signal },
   )
   found.handOver(many)
@@ -261,8 +267,11 @@ async function copyChunks(incoming: IncomingTemplate, local: LocalPages, signal:
   }
 }
 
-/** RAM file of the template here that has the most in common, chunk by chunk, with one of the same size. */
-function similarRam(store: TemplateStore, { machine, chunkHashes }: TemplateManifest): string | null {
+/** The template here that has the most in common, chunk by chunk, with one of the same size. */
+function similarTemplate(
+  store: TemplateStore,
+  { machine, chunkHashes }: TemplateManifest,
+): TemplateId | null {
   const inCommon = (other: TemplateManifest): number =>
     other.machine.memoryBytes === machine.memoryBytes
       ? chunkHashes.filter(
@@ -275,7 +284,7 @@ function similarRam(store: TemplateStore, { machine, chunkHashes }: TemplateMani
     .map(({ id, manifest }) => ({ id, chunks: inCommon(manifest) }))
     .filter(({ chunks }) => chunks > 0)
     .toSorted((a, b) => b.chunks - a.chunks)
-  return best === undefined ? null : store.files(best.id).ram
+  return best?.id ?? null
 }
 
 /** Disk space that the template will take at most: chunks of zeros are holes. */

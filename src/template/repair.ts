@@ -49,7 +49,7 @@ async function repair(
       signal,
     })
     const many = new FetchMany(
-      { incoming, local, onDropped, onProgress: () => {} },
+      { incoming, local, similar: null, onDropped, onProgress: () => {} },
       { templateId: id, signal },
     )
     if (incoming.missing.size > 0 && providers.length > 0) {

@@ -21,6 +21,7 @@ import { partSpans } from './layout.ts'
 import { compressBytes, encodePages } from './pages-data.ts'
 import { FRAME_TIMEOUT_MS, IDLE_TIMEOUT_MS } from './protocol.ts'
 import { ServingPlaces } from './serving-places.ts'
+import { SimilarPages } from './similar-pages.ts'
 import type { TemplateStore } from './store.ts'
 import { withinMs } from './within.ts'
 
@@ -86,6 +87,7 @@ class ServedTemplate implements AsyncDisposable {
   #place: Disposable | null = null
   #id: TemplateId | null = null
   #opened: OpenTemplate | null = null
+  #similar: SimilarPages | null = null
 
   constructor(store: TemplateStore) {
     this.store = store
@@ -117,8 +119,18 @@ class ServedTemplate implements AsyncDisposable {
     return this.#opened
   }
 
+  /** @returns null when it isn't here either */
+  async similar(id: TemplateId): Promise<SimilarPages | null> {
+    if (this.#similar?.id === id) return this.#similar
+    await this.#similar?.[Symbol.asyncDispose]()
+    this.#similar = null
+    this.#similar = await SimilarPages.open(this.store, id)
+    return this.#similar
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#place?.[Symbol.dispose]()
+    await this.#similar?.[Symbol.asyncDispose]()
     await this.#close()
   }
 
@@ -165,7 +177,7 @@ async function reply(served: ServedTemplate, request: TemplateRequest): Promise<
     for (const chunk of chunks) lists.push(await listHashes(pageHashes, chunk, hashBytes))
     return { pageHashes: { chunks: lists } }
   }
-  const { chunks } = request.pages
+  const { chunks, similar: similarId } = request.pages
   const count = chunks.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
   const pages = served.pages.subarray(0, count * PAGE_BYTES)
   let at = 0
@@ -174,7 +186,10 @@ async function reply(served: ServedTemplate, request: TemplateRequest): Promise<
     await content.readPages(chunk, pagesOf(bitmap), pages.subarray(at, end))
     at = end
   }
-  return { pages: await encodePages(pages) }
+  const similar = similarId ? await served.similar(similarId) : null
+  // One that is damaged here helps nobody.
+  const similarPages = await similar?.read(chunks).catch(() => null)
+  return { pages: await encodePages(pages, similarPages ?? null) }
 }
 
 async function listHashes(file: FileHandle, chunk: number, hashBytes: number): Promise<ChunkHashes> {

@@ -15,6 +15,7 @@ import { TemplateError } from './errors.ts'
 import { MAX_MANIFEST_BYTES } from './manifest.ts'
 import { decodePages, decompressBytes } from './pages-data.ts'
 import { FRAME_TIMEOUT_MS, OPEN_TIMEOUT_MS, TEMPLATE_PROTOCOL } from './protocol.ts'
+import type { SimilarPages } from './similar-pages.ts'
 import { withinMs } from './within.ts'
 
 /** A peer that may have a template. */
@@ -132,15 +133,21 @@ export class TemplateSession {
    * Pages of however many chunks, joined.
    *
    * @param wanted - at most MAX_REQUESTED_PAGES, chunks ascending
+   * @param similar - of a template that the provider may have, too
    */
-  async pages(wanted: readonly WantedPages[]): Promise<Buffer> {
+  async pages(wanted: readonly WantedPages[], similar: SimilarPages | null = null): Promise<Buffer> {
     const count = wanted.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
-    return this.#ask({ templateId: this.#templateId, pages: { chunks: [...wanted] } }, async (reply) => {
+    const used = similar?.isSound ? similar : null
+    const request = { templateId: this.#templateId, pages: { chunks: [...wanted], similar: used?.id ?? '' } }
+    const pages = await this.#ask(request, async (reply) => {
       if (!('pages' in reply)) throw this.#unexpected('something other than pages')
-      const pages = await decodePages(reply.pages, count * PAGE_BYTES)
-      if (pages === null) throw this.#unexpected(`something other than ${count} pages`)
-      return pages
+      if (reply.pages.byDifference && used !== null) return await used.decode(reply.pages.pages, wanted)
+      const asTheyAre = reply.pages.byDifference ? null : await decodePages(reply.pages, count * PAGE_BYTES)
+      if (asTheyAre === null) throw this.#unexpected(`something other than ${count} pages`)
+      return asTheyAre
     })
+    // Asked again without: only what comes then tells whether the provider is to blame.
+    return pages ?? (await this.pages(wanted))
   }
 
   async #readManifest(

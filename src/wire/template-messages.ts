@@ -64,6 +64,7 @@ const request = z.union([
           (chunks) => chunks.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0) <= MAX_REQUESTED_PAGES,
           `more than ${MAX_REQUESTED_PAGES} pages`,
         ),
+      similar: z.union([z.literal(''), templateId]).optional(),
     }),
   }),
 ])
@@ -77,7 +78,18 @@ const reply = z.union([
     manifest: z.strictObject({ totalBytes: byteCount, compressed: bytesUpTo(CHUNK_BYTES + 1024) }),
   }),
   z.strictObject({ pageHashes: z.strictObject({ chunks: z.array(chunkHashes).max(MAX_HASHED_CHUNKS) }) }),
-  z.strictObject({ pages: z.strictObject({ pages: bytesUpTo(CHUNK_BYTES), compressed: z.boolean() }) }),
+  z.strictObject({
+    pages: z
+      .strictObject({
+        pages: bytesUpTo(CHUNK_BYTES),
+        compressed: z.boolean(),
+        byDifference: z.boolean().optional(),
+      })
+      .refine(
+        ({ compressed, byDifference }) => compressed || byDifference !== true,
+        'a difference that is not compressed',
+      ),
+  }),
   z.strictObject({
     refusal: z.strictObject({
       code: z.string().regex(/^[A-Z][A-Z0-9_]{0,63}$/),

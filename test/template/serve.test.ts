@@ -84,7 +84,7 @@ test('sends pages as they are when they do not get smaller', async () => {
   const { id } = await addTemplate(node.store, null, { pages: {}, noise: { 9: noise } })
   const chunks = [{ chunk: 0, bitmap: bitmap(9) }]
   const [reply] = await ask(node.store, { templateId: id, pages: { chunks } })
-  expect(reply).toEqual({ pages: { pages: noise, compressed: false } })
+  expect(reply).toEqual({ pages: { pages: noise, compressed: false, byDifference: false } })
 })
 
 /** Memory, state, kernel and initrd. */
