@@ -17,6 +17,8 @@ export class KeptPages {
   readonly #pagesDir: string
   readonly #tablesDir: string
   readonly #limitBytes: number
+  /** Promised to pages that are being written: several VMs may leave at a time. */
+  #promisedBytes = 0
 
   /** @param dataDir - the agent's; @param limitBytes - for the pages; 0 keeps nothing */
   constructor({ dataDir, limitBytes }: { dataDir: string; limitBytes: number }) {
@@ -34,7 +36,7 @@ export class KeptPages {
     for (const name of await readdir(this.#tablesDir)) {
       if (!isHere(name)) await rm(join(this.#tablesDir, name), { force: true })
     }
-    await this.#evict(0)
+    await this.#evict()
   }
 
   /** Where the table of a VM's arrival is. */
@@ -53,14 +55,24 @@ export class KeptPages {
     return head !== null && Buffer.from(head.digest).equals(digest)
   }
 
-  /** Makes room for so many pages. @returns false where they can't be kept */
-  async makeRoom(id: VmId, pages: number): Promise<boolean> {
+  /**
+   * Makes room for so many pages.
+   *
+   * @returns to be disposed of once they are written, or not written; null where they can't be kept
+   */
+  async makeRoom(id: VmId, pages: number): Promise<Disposable | null> {
     const bytes = keptFileBytes(pages)
     await rm(this.pagesPath(id), { force: true })
+    const promised = this.#promisedBytes + bytes
     const available = availableDiskBytes(this.#pagesDir) ?? 0
-    if (pages === 0 || bytes > this.#limitBytes || bytes > available / MIN_FREE_SHARE) return false
-    await this.#evict(bytes)
-    return true
+    if (pages === 0 || promised > this.#limitBytes || promised > available / MIN_FREE_SHARE) return null
+    this.#promisedBytes = promised
+    using room = new DisposableStack()
+    room.defer(() => {
+      this.#promisedBytes -= bytes
+    })
+    await this.#evict()
+    return room.move()
   }
 
   /** The VM is here again: what it left is what it has. */
@@ -95,8 +107,8 @@ export class KeptPages {
     return names.map((name) => statSync(join(this.#pagesDir, name), { throwIfNoEntry: false })?.size ?? 0)
   }
 
-  async #evict(neededBytes: number): Promise<void> {
-    // What is being written counts once it is there.
+  async #evict(): Promise<void> {
+    // What is being written counts as it was promised.
     const names = (await readdir(this.#pagesDir)).filter((name) => !name.endsWith(DRAFT_SUFFIX))
     const found = await Promise.all(
       names.map(async (name) => {
@@ -106,7 +118,7 @@ export class KeptPages {
       }),
     )
     const files = found.filter((file) => file !== null)
-    let total = neededBytes + files.reduce((sum, { size }) => sum + size, 0)
+    let total = this.#promisedBytes + files.reduce((sum, { size }) => sum + size, 0)
     for (const { path, size } of files.sort((a, b) => a.mtimeMs - b.mtimeMs)) {
       if (total <= this.#limitBytes) return
       await rm(path, { force: true })

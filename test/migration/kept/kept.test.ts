@@ -159,7 +159,8 @@ test('within its limit a node keeps what left last', async () => {
   const kept = new KeptPages({ dataDir: dir, limitBytes: keptFileBytes(1000) })
   await kept.start(() => true)
   const leave = async (id: string, pages: number, atS: number) => {
-    if (!(await kept.makeRoom(id, pages))) return
+    using room = await kept.makeRoom(id, pages)
+    if (room === null) return
     writeFileSync(kept.pagesPath(id), Buffer.alloc(keptFileBytes(pages)))
     utimesSync(kept.pagesPath(id), atS, atS)
   }
@@ -173,6 +174,16 @@ test('within its limit a node keeps what left last', async () => {
   expect(existsSync(kept.pagesPath('third'))).toBe(true)
   await kept.arrived('third')
   expect(await readdir(join(dir, 'kept'))).toEqual(['second'])
+})
+
+test('VMs that leave at a time stay within the limit together', async () => {
+  const kept = new KeptPages({ dataDir: dir, limitBytes: keptFileBytes(1000) })
+  await kept.start(() => true)
+  const [first, second] = await Promise.all(['first', 'second'].map((id) => kept.makeRoom(id, 600)))
+  expect([first, second].filter((room) => room === null)).toHaveLength(1)
+  for (const room of [first, second]) room?.[Symbol.dispose]()
+  using again = await kept.makeRoom('second', 600)
+  expect(again).not.toBeNull()
 })
 
 test('what is kept gives way to others at once, but for what is being written', async () => {
@@ -190,7 +201,7 @@ test('a limit of 0 keeps nothing, and what was kept before goes', async () => {
   writeFileSync(join(dir, 'kept', 'vm'), 'x')
   const kept = new KeptPages({ dataDir: dir, limitBytes: 0 })
   await kept.start(() => true)
-  expect(await kept.makeRoom('vm', 1)).toBe(false)
+  expect(await kept.makeRoom('vm', 1)).toBeNull()
   expect(await readdir(join(dir, 'kept'))).toEqual([])
 })
 
