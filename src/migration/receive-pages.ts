@@ -7,7 +7,7 @@ import { type PagesFrame, pagesCodec } from '../wire/migration-messages.ts'
 import { MigrationError } from './errors.ts'
 import type { RoundGarbage } from './garbage.ts'
 import { pageGroups } from './page-groups.ts'
-import { TIMEOUTS_MS } from './protocol.ts'
+import { MAX_ROUND_REFERENCES, TIMEOUTS_MS } from './protocol.ts'
 import type { AppliedBatch, ArrivalJob, GroupInSlot } from './threads/arrival-job.ts'
 import type { Job } from './threads/page-threads.ts'
 import { FreeSlots, makeSlots, type Slots } from './threads/slots.ts'
@@ -60,11 +60,15 @@ export async function receivePages(
   ): AsyncGenerator<() => Promise<Arrival>> {
     let round = 1
     let inRound = 0
+    let references = 0
     for await (const { frame, slot } of frames) {
       if (frame.round !== round) throw violation(`a frame of round ${frame.round} in round ${round}`)
       if (frame.kind === 'batch') {
         const groups = pageGroups(frame)
-        inRound += groups.reduce((sum, { indices }) => sum + indices.length, 0)
+        inRound += pagesIn(groups)
+        references += pagesIn(groups.filter(({ encoding }) => encoding === 'reference'))
+        // Of each is kept whether it led nowhere.
+        if (references > MAX_ROUND_REFERENCES) throw violation(`${references} references in round ${round}`)
         yield async () => ({ kind: 'batch', slot, ...(await job.call('apply', [slot, groups.map(inSlot)])) })
         continue
       }
@@ -72,6 +76,7 @@ export async function receivePages(
         throw violation(`${inRound} pages in round ${round}, ${frame.pages} announced`)
       const ended = round++
       inRound = 0
+      references = 0
       free.give(slot)
       yield async () => ({ kind: 'round-end', round: ended })
     }
@@ -116,6 +121,10 @@ async function receiveInTime(
     if (!timeout.aborted || signal.aborted) throw cause
     throw new MigrationError('MIGRATION_TIMEOUT', `no pages in ${TIMEOUTS_MS.pagesSilence} ms`, { cause })
   }
+}
+
+function pagesIn(groups: readonly PageGroup[]): number {
+  return groups.reduce((sum, { indices }) => sum + indices.length, 0)
 }
 
 /** Where a group's data lies: a view on its frame, which is at the beginning of a slot; empty ones are nowhere. */
