@@ -105,6 +105,26 @@ test('pages of another stay, or of another guest, are not these', () => {
   expect(open(path, digest, 16)).toBeNull()
 })
 
+test('what the disk does not give back is as good as none', () => {
+  // EIO: nothing is mapped there.
+  const unreadable = '/proc/self/mem'
+  expect(readKeptHead(unreadable)).toBeNull()
+  expect(KeptFile.open(unreadable, randomBytes(32))).toBeNull()
+  expect(readPageTable(unreadable, GUEST_PAGES)).toBeNull()
+})
+
+test('a disk that fails while pages are looked at has none', () => {
+  const path = join(dir, 'vm')
+  const { digest } = keep(path)
+  const file = KeptFile.open(path, digest)!
+  file[Symbol.dispose]()
+  // EBADF is as good as EIO.
+  expect(file.checking({ seed: SEED, pages: GUEST_PAGES, digest }).next()).toEqual({
+    done: true,
+    value: false,
+  })
+})
+
 test('writing that fails leaves no file, and the one before it', () => {
   const path = join(dir, 'vm')
   const { hashes, digest } = keep(path)
