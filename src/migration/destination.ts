@@ -328,7 +328,7 @@ export class DestinationMove implements PendingGrant {
     const garbage = new RoundGarbage()
     let appliedRounds = 0
     const receiving = receivePages(
-      { pages, job, slots, stream, garbage },
+      { pages, job, slots, stream, garbage, requireRoom: () => arriving.requireRoom() },
       async (round, lost) => {
         // Before the source hears that all is well: it grew meanwhile, or others did.
         arriving.requireRoom()
