@@ -11,7 +11,8 @@ const MIN_FREE_SHARE = 4
 /**
  * Which pages of departed VMs this node keeps, and what the VMs here held when
  * they arrived, a file for each VM. Within a byte limit, the oldest out first.
- * Files of VMs that nobody will ever see again go with the limit.
+ * Pages of VMs that nobody will ever see again go with the limit, and their
+ * tables when another VM arrives.
  */
 export class KeptPages {
   readonly #pagesDir: string
@@ -19,6 +20,7 @@ export class KeptPages {
   readonly #limitBytes: number
   /** Promised to pages that are being written: several VMs may leave at a time. */
   #promisedBytes = 0
+  #isHere: (id: VmId) => boolean = () => true
 
   /** @param dataDir - the agent's; @param limitBytes - for the pages; 0 keeps nothing */
   constructor({ dataDir, limitBytes }: { dataDir: string; limitBytes: number }) {
@@ -29,13 +31,15 @@ export class KeptPages {
 
   /** Removes what a crash has left half-written, and tables of VMs that are not here any more. */
   async start(isHere: (id: VmId) => boolean): Promise<void> {
+    this.#isHere = isHere
     for (const dir of [this.#pagesDir, this.#tablesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
     for (const name of await readdir(this.#pagesDir)) {
       if (name.endsWith(DRAFT_SUFFIX)) await rm(join(this.#pagesDir, name), { force: true })
     }
     for (const name of await readdir(this.#tablesDir)) {
-      if (!isHere(name)) await rm(join(this.#tablesDir, name), { force: true })
+      if (name.endsWith(DRAFT_SUFFIX)) await rm(join(this.#tablesDir, name), { force: true })
     }
+    await this.#dropTables()
     await this.#evict()
   }
 
@@ -78,6 +82,7 @@ export class KeptPages {
   /** The VM is here again: what it left is what it has. */
   async arrived(id: VmId): Promise<void> {
     await rm(this.pagesPath(id), { force: true })
+    await this.#dropTables()
   }
 
   /** The VM is gone from here. */
@@ -100,6 +105,15 @@ export class KeptPages {
     const names = readdirSync(this.#pagesDir).filter((name) => !name.endsWith(DRAFT_SUFFIX))
     for (const name of names) rmSync(join(this.#pagesDir, name), { force: true })
     return names.length > 0
+  }
+
+  /** Of VMs that were removed, or are elsewhere. */
+  async #dropTables(): Promise<void> {
+    for (const name of await readdir(this.#tablesDir)) {
+      // One that is being written is of a VM that has just come.
+      if (name.endsWith(DRAFT_SUFFIX) || this.#isHere(name)) continue
+      await rm(join(this.#tablesDir, name), { force: true })
+    }
   }
 
   #sizes(): number[] {

@@ -241,6 +241,17 @@ test('a start removes what a crash left half-written, and tables of VMs that are
   expect(await readdir(join(dir, 'arrived'))).toEqual(['c'])
 })
 
+test('tables of VMs that were removed go when another VM arrives', async () => {
+  const here = new Set(['removed', 'stays', 'comes'])
+  const kept = new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 })
+  await kept.start((id) => here.has(id))
+  for (const id of ['removed', 'stays', 'comes.new']) writeFileSync(kept.tablePath(id), 'x')
+  here.delete('removed')
+  await kept.arrived('comes')
+  expect(await readdir(join(dir, 'arrived'))).toEqual(expect.arrayContaining(['stays', 'comes.new']))
+  expect(existsSync(kept.tablePath('removed'))).toBe(false)
+})
+
 function flip(bytes: Buffer, at: number): Buffer {
   bytes[at]! ^= 1
   return bytes
