@@ -4,7 +4,7 @@
  */
 
 /** Control messages of one move. */
-export const MIGRATE_PROTOCOL = '/drover/migrate/3'
+export const MIGRATE_PROTOCOL = '/drover/migrate/4'
 /** Page batches of one move, beside the control stream: control never waits behind data. */
 export const PAGES_PROTOCOL = '/drover/pages/2'
 /** What became of a Grant. */
