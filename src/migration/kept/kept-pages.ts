@@ -74,6 +74,8 @@ export class KeptPages {
     using room = new DisposableStack()
     room.defer(() => {
       this.#promisedBytes -= bytes
+      // A page thread that has ended leaves what it was writing.
+      rmSync(`${this.pagesPath(id)}${DRAFT_SUFFIX}`, { force: true })
     })
     await this.#evict()
     return room.move()

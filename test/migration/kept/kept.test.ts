@@ -206,6 +206,15 @@ test('VMs that leave at a time stay within the limit together', async () => {
   expect(again).not.toBeNull()
 })
 
+test('what was not written to its end goes with the room made for it', async () => {
+  const kept = new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 })
+  await kept.start(() => true)
+  const room = await kept.makeRoom('vm', 10)
+  writeFileSync(`${kept.pagesPath('vm')}.new`, 'x')
+  room![Symbol.dispose]()
+  expect(await readdir(join(dir, 'kept'))).toEqual([])
+})
+
 test('what is kept gives way to others at once, but for what is being written', async () => {
   const kept = new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 })
   await kept.start(() => true)
