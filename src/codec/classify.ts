@@ -24,6 +24,13 @@ const WORDS = PAGE_BYTES / 4
  */
 const MAX_DELTA_WORDS = WORDS / 2
 
+/**
+ * What begins so is no plain dictionary to zstd but one with tables of its own
+ * (RFC 8878, section 5), and compressing fails where it has none: a file of
+ * that kind in the guest's page cache must not keep a VM from moving.
+ */
+const DICTIONARY_MAGIC = Buffer.from([0x37, 0xa4, 0x30, 0xec])
+
 /** Every 16th byte is looked at: 256 samples. */
 const SAMPLE_STEP = 16
 
@@ -69,7 +76,11 @@ export function classifyPage(content: Uint8Array, template: Uint8Array): Exclude
   if (isZeroPage(content)) return 'zero'
   const differing = differingWords(content, template, MAX_DELTA_WORDS)
   if (differing === 0) return 'template'
-  // There is nothing to differ from in a page of zeros.
-  if (differing <= MAX_DELTA_WORDS && !isZeroPage(template)) return 'delta'
+  if (differing <= MAX_DELTA_WORDS && isDictionary(template)) return 'delta'
   return looksRandom(content) ? 'raw' : 'zstd'
+}
+
+/** Whether a page can be one, alone or as the first of several. There is nothing to differ from in a page of zeros. */
+function isDictionary(template: Uint8Array): boolean {
+  return !isZeroPage(template) && DICTIONARY_MAGIC.compare(template, 0, DICTIONARY_MAGIC.length) !== 0
 }

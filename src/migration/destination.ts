@@ -20,6 +20,7 @@ import { refuseFor } from './farewell.ts'
 import { RoundGarbage } from './garbage.ts'
 import type { MigrationJournal } from './journal.ts'
 import type { KeptPages } from './kept/kept-pages.ts'
+import { areSoundInTime, CHECK_TIMEOUT_MS } from './kept/soundness.ts'
 import { Pace } from './pace.ts'
 import type { ArrivingVm, CoolDownRule, FindProviders, MovableVms, Signatures } from './ports.ts'
 import { TIMEOUTS_MS } from './protocol.ts'
@@ -192,11 +193,11 @@ export class DestinationMove implements PendingGrant {
     await using cleanup = new AsyncDisposableStack()
     const session = await this.#launch(arriving, cleanup, signal)
     this.#pass('launched')
-    const isBaselineSound = baselineHeld && (await this.#isBaselineSound(session))
+    const isBaselineSound = baselineHeld && (await this.#isBaselineSound(session, signal))
     const baselineLost = baselineHeld && !isBaselineSound
     await this.#control.send({ kind: 'prepared', templateBytes, baselineLost }, signal)
     this.#pass('prepared-sent')
-    if (isBaselineSound) await this.#applyBaseline(session)
+    if (isBaselineSound) await this.#applyBaseline(session, signal)
     const finish = await this.#copy(session, finishing, signal)
     const digest = await this.#load(session, finish, signal)
     arriving.requireRoom()
@@ -273,18 +274,17 @@ export class DestinationMove implements PendingGrant {
   }
 
   /** Whether the pages that the VM left here are as they were. */
-  async #isBaselineSound({ job }: Session): Promise<boolean> {
+  async #isBaselineSound({ job }: Session, signal: AbortSignal): Promise<boolean> {
     const { vm, baseline } = this.offer
     if (!(await job.call('openBaseline', [this.#components.kept.pagesPath(vm.id), baseline]))) return false
-    for (;;) {
-      const isSound = await job.call('checkBaseline', [])
-      if (isSound !== null) return isSound
-    }
+    const check = () => job.call('checkBaseline', [])
+    return areSoundInTime(check, { timeoutMs: CHECK_TIMEOUT_MS, signal })
   }
 
   /** Brings QEMU the pages that the VM left here: a round that needs no wire. */
-  async #applyBaseline({ job, slots, stream }: Session): Promise<void> {
+  async #applyBaseline({ job, slots, stream }: Session, signal: AbortSignal): Promise<void> {
     for (;;) {
+      signal.throwIfAborted()
       const streamBytes = await job.call('nextBaseline', [0])
       if (streamBytes === 0) return
       await stream.writeEncoded(new Uint8Array(slots[0]!, 0, streamBytes))
@@ -328,7 +328,7 @@ export class DestinationMove implements PendingGrant {
     const garbage = new RoundGarbage()
     let appliedRounds = 0
     const receiving = receivePages(
-      { pages, job, slots, stream, garbage },
+      { pages, job, slots, stream, garbage, requireRoom: () => arriving.requireRoom() },
       async (round, lost) => {
         // Before the source hears that all is well: it grew meanwhile, or others did.
         arriving.requireRoom()

@@ -4,7 +4,7 @@
  */
 
 /** Control messages of one move. */
-export const MIGRATE_PROTOCOL = '/drover/migrate/3'
+export const MIGRATE_PROTOCOL = '/drover/migrate/4'
 /** Page batches of one move, beside the control stream: control never waits behind data. */
 export const PAGES_PROTOCOL = '/drover/pages/2'
 /** What became of a Grant. */
@@ -63,3 +63,5 @@ export const MAX_ARRIVALS_PER_PEER = 8
 export const MAX_DEPARTURES = 256
 /** Herds that one peer may have places for at a time: commands that overlap. What they hold is memory, admitted. */
 export const MAX_HERDS_PER_PEER = 8
+/** References in one round: which of them led nowhere is told at its end, in 128 KiB of RoundApplied. 4 GiB of pages. */
+export const MAX_ROUND_REFERENCES = 2 ** 20

@@ -7,16 +7,21 @@ import { type PagesFrame, pagesCodec } from '../wire/migration-messages.ts'
 import { MigrationError } from './errors.ts'
 import type { RoundGarbage } from './garbage.ts'
 import { pageGroups } from './page-groups.ts'
-import { TIMEOUTS_MS } from './protocol.ts'
+import { MAX_ROUND_REFERENCES, TIMEOUTS_MS } from './protocol.ts'
 import type { AppliedBatch, ArrivalJob, GroupInSlot } from './threads/arrival-job.ts'
 import type { Job } from './threads/page-threads.ts'
 import { FreeSlots, makeSlots, type Slots } from './threads/slots.ts'
 
 /** One step of arriving pages: a batch as QEMU reads it, or the end of a round. */
-type Arrival = ({ kind: 'batch'; slot: number } & AppliedBatch) | { kind: 'round-end'; round: number }
+type Arrival =
+  | ({ kind: 'batch'; slot: number; pages: number } & AppliedBatch)
+  | { kind: 'round-end'; round: number }
 
 /** Frames that are held: one is received, two are with the page thread, and one is on its way to QEMU. */
 const ARRIVAL_SLOTS = 4
+
+/** So many go to QEMU between two looks at whether there is memory for them: 64 MiB. */
+const LOOK_PAGES = 16_384
 
 /** Memory for the frames of one arrival. */
 export function arrivalSlots(): Slots {
@@ -29,7 +34,7 @@ export function arrivalSlots(): Slots {
  * stream back.
  *
  * @param onRound - called when all pages of a round are written to QEMU; `lost` as RoundApplied has it
- * @throws CodecError, WireError, MigrationError PROTOCOL_VIOLATION
+ * @throws CodecError, WireError, MigrationError PROTOCOL_VIOLATION; what `requireRoom` throws
  */
 export async function receivePages(
   components: {
@@ -38,11 +43,13 @@ export async function receivePages(
     slots: Slots
     stream: IncomingStream
     garbage: RoundGarbage
+    /** Throws where there is no memory for more: a round may be larger than what was offered. */
+    requireRoom: () => void
   },
   onRound: (round: number, lost: Uint8Array) => Promise<void>,
   signal: AbortSignal,
 ): Promise<void> {
-  const { pages, job, slots, stream, garbage } = components
+  const { pages, job, slots, stream, garbage, requireRoom } = components
   const free = new FreeSlots(slots)
 
   async function* receive(): AsyncGenerator<{ frame: PagesFrame; slot: number }> {
@@ -60,18 +67,27 @@ export async function receivePages(
   ): AsyncGenerator<() => Promise<Arrival>> {
     let round = 1
     let inRound = 0
+    let references = 0
     for await (const { frame, slot } of frames) {
       if (frame.round !== round) throw violation(`a frame of round ${frame.round} in round ${round}`)
       if (frame.kind === 'batch') {
         const groups = pageGroups(frame)
-        inRound += groups.reduce((sum, { indices }) => sum + indices.length, 0)
-        yield async () => ({ kind: 'batch', slot, ...(await job.call('apply', [slot, groups.map(inSlot)])) })
+        const pages = pagesIn(groups)
+        inRound += pages
+        references += pagesIn(groups.filter(({ encoding }) => encoding === 'reference'))
+        // Of each is kept whether it led nowhere.
+        if (references > MAX_ROUND_REFERENCES) throw violation(`${references} references in round ${round}`)
+        yield async () => {
+          const applied = await job.call('apply', [slot, groups.map(inSlot)])
+          return { kind: 'batch', slot, pages, ...applied }
+        }
         continue
       }
       if (frame.pages !== inRound)
         throw violation(`${inRound} pages in round ${round}, ${frame.pages} announced`)
       const ended = round++
       inRound = 0
+      references = 0
       free.give(slot)
       yield async () => ({ kind: 'round-end', round: ended })
     }
@@ -79,6 +95,7 @@ export async function receivePages(
 
   async function write(arrivals: AsyncIterable<Arrival>): Promise<void> {
     let lost: boolean[] = []
+    let unseenPages = 0
     for await (const arrival of arrivals) {
       if (arrival.kind === 'round-end') {
         await onRound(arrival.round, lostBits(lost))
@@ -88,6 +105,10 @@ export async function receivePages(
       lost.push(...arrival.lost)
       await stream.writeEncoded(new Uint8Array(slots[arrival.slot]!, 0, arrival.streamBytes))
       free.give(arrival.slot)
+      unseenPages += arrival.pages
+      if (unseenPages < LOOK_PAGES) continue
+      requireRoom()
+      unseenPages = 0
     }
   }
 
@@ -116,6 +137,10 @@ async function receiveInTime(
     if (!timeout.aborted || signal.aborted) throw cause
     throw new MigrationError('MIGRATION_TIMEOUT', `no pages in ${TIMEOUTS_MS.pagesSilence} ms`, { cause })
   }
+}
+
+function pagesIn(groups: readonly PageGroup[]): number {
+  return groups.reduce((sum, { indices }) => sum + indices.length, 0)
 }
 
 /** Where a group's data lies: a view on its frame, which is at the beginning of a slot; empty ones are nowhere. */

@@ -389,7 +389,9 @@ export class SourceMove {
     const { id } = vm.record.spec
     try {
       await kept.departed(id)
-      if (capture.way.mayKeep && (await kept.makeRoom(id, pages))) await capture.keep(kept.pagesPath(id))
+      if (!capture.way.mayKeep) return
+      using room = await kept.makeRoom(id, pages)
+      if (room !== null) await capture.keep(kept.pagesPath(id))
     } catch {
       // A full disk, or a QEMU that has ended by itself: the VM returns with all its pages.
     }

@@ -16,6 +16,9 @@ import { PAGE_BYTES, ZERO_PAGE } from '../../src/domain/page.ts'
 const GUEST_PAGES = 1024
 const templateRam = randomBytes(GUEST_PAGES * PAGE_BYTES)
 templateRam.fill(0, 0, 16 * PAGE_BYTES)
+/** Begins as dictionaries of zstd's own do (RFC 8878, section 5), and is none. */
+const DICTIONARY_PAGE = 300
+templateRam.writeUInt32LE(0xec30a437, DICTIONARY_PAGE * PAGE_BYTES)
 const templatePage = (index: number) => templateRam.subarray(index * PAGE_BYTES, (index + 1) * PAGE_BYTES)
 const template: TemplatePages = {
   read: ({ first, end }, into) => into.set(templateRam.subarray(first * PAGE_BYTES, end * PAGE_BYTES)),
@@ -89,6 +92,16 @@ test('what is encoded comes back, whatever the mixture', () => {
   expect(zeros.length).toBe(
     [...contents.values()].filter((content) => Buffer.compare(content, ZERO_PAGE) === 0).length,
   )
+})
+
+test('a template page that zstd takes for a dictionary of its own keeps no page from being sent', () => {
+  const pages = [DICTIONARY_PAGE, DICTIONARY_PAGE + 1].map((index) => ({
+    index,
+    content: changedPage(index, 8),
+  }))
+  const decoded = decode(encode(pages)).pages.toSorted((a, b) => a.index - b.index)
+  for (const [i, { content }] of decoded.entries()) expect(Buffer.compare(content, pages[i]!.content)).toBe(0)
+  expect(decoded).toHaveLength(2)
 })
 
 test('an encoder is empty after a batch', () => {

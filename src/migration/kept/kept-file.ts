@@ -17,7 +17,8 @@ export const DRAFT_SUFFIX = '.new'
  *     4096 bytes...                  content of each other page, in the same order
  *
  * Little-endian. Written without fsync: what is read back is hashed, and one
- * that a crash or a bad disk has damaged is as good as none.
+ * that a crash or a bad disk has damaged, or that can't be read, is as good as
+ * none.
  */
 const MAGIC = Buffer.from('DRVKEPT1')
 const DIGEST_BYTES = 32
@@ -85,10 +86,12 @@ export function* writingKeptFile(
 
 /** @returns null when there is none, or it doesn't begin as one */
 export function readKeptHead(path: string): KeptHead | null {
-  const fd = openIfThere(path)
+  const fd = openIfReadable(path)
   if (fd === null) return null
   try {
     return readHead(fd)
+  } catch {
+    return null
   } finally {
     closeSync(fd)
   }
@@ -109,7 +112,7 @@ export class KeptFile implements Disposable {
    * @returns null when there are no such pages here any more
    */
   static open(path: string, digest: Uint8Array): KeptFile | null {
-    const fd = openIfThere(path)
+    const fd = openIfReadable(path)
     if (fd === null) return null
     let file: KeptFile | null = null
     try {
@@ -117,6 +120,8 @@ export class KeptFile implements Disposable {
       if (head === null || !Buffer.from(head.digest).equals(digest)) return null
       file = new KeptFile(fd, readEntries(fd, head.pages))
       return file
+    } catch {
+      return null
     } finally {
       if (file === null) closeSync(fd)
     }
@@ -137,12 +142,16 @@ export class KeptFile implements Disposable {
     digest: Uint8Array
   }): Generator<void, boolean> {
     const hashes = new PageHashes(pages, seed)
-    for (const batch of this.pages()) {
-      for (const { index, content } of batch) {
-        if (index >= pages) return false
-        hashes.update(index, content)
+    try {
+      for (const batch of this.pages()) {
+        for (const { index, content } of batch) {
+          if (index >= pages) return false
+          hashes.update(index, content)
+        }
+        yield
       }
-      yield
+    } catch {
+      return false
     }
     return Buffer.from(digest).equals(hashes.digest(hashes.known))
   }
@@ -204,11 +213,10 @@ function writeAll(fd: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
 }
 
-function openIfThere(path: string): number | null {
+function openIfReadable(path: string): number | null {
   try {
     return openSync(path, 'r')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw error
+  } catch {
+    return null
   }
 }

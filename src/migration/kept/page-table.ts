@@ -8,16 +8,16 @@ import { PageHashes } from '../../codec/index.ts'
  * themselves for a while; when the VM goes back there, only what differs from
  * this table has to travel.
  *
- *     "DRVTABL1"                     magic, version
+ *     "DRVTABL2"                     magic, version
  *     u32 seed | u32 pages of the guest | u32 entries
  *     u32 index...                   ascending
- *     u64 xxHash64...                in the same order
+ *     u64 hash...                    in the same order
  *     32 bytes                       SHA-256 of all before
  *
  * Little-endian, 12 bytes an entry. It is written without fsync: one that a
- * crash has torn isn't valid, and all of the VM travels then.
+ * crash has torn, or that can't be read, isn't valid, and all of the VM travels then.
  */
-const MAGIC = Buffer.from('DRVTABL1')
+const MAGIC = Buffer.from('DRVTABL2')
 const HEAD_BYTES = MAGIC.length + 12
 const ENTRY_BYTES = 12
 const CHECKSUM_BYTES = 32
@@ -45,7 +45,7 @@ export function writePageTable(path: string, hashes: PageHashes): void {
  * @returns null when there is none, or it is not whole, or of another guest
  */
 export function readPageTable(path: string, pages: number): PageHashes | null {
-  const table = readIfThere(path)
+  const table = readIfReadable(path)
   if (table === null || table.length < HEAD_BYTES + CHECKSUM_BYTES) return null
   const count = table.readUInt32LE(MAGIC.length + 8)
   const isWhole =
@@ -66,11 +66,10 @@ function checksum(table: Buffer): Buffer {
   return hash('sha256', table.subarray(0, -CHECKSUM_BYTES), 'buffer')
 }
 
-function readIfThere(path: string): Buffer | null {
+function readIfReadable(path: string): Buffer | null {
   try {
     return readFileSync(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw error
+  } catch {
+    return null
   }
 }

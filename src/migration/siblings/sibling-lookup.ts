@@ -3,6 +3,13 @@ import { PAGE_BYTES, type PageIndex } from '../../domain/page.ts'
 import type { GuestMemory } from '../../memory/index.ts'
 import { type HashedPages, hashPrefix, lowerBound, PLACES, referenceHash } from './hashed-pages.ts'
 
+/**
+ * Pages that are read for one reference. A guest may have had the same page
+ * 100,000 times and have written them all since: reading each for each
+ * reference to it would keep a page thread for hours.
+ */
+const MAX_READS = 8
+
 export interface ReadableSibling {
   pages: HashedPages
   memory: Pick<GuestMemory, 'read'>
@@ -29,8 +36,10 @@ export class SiblingLookup implements ReferencedPages {
 
   page(hash: Uint8Array): Uint8Array | null {
     const into = this.#places[this.#turn]!
+    let reads = 0
     for (const sibling of this.#siblings) {
       for (const index of pagesWith(sibling.pages, hash)) {
+        if (reads++ === MAX_READS) return null
         if (!this.#read(sibling, index, into)) break
         if (!referenceHash(into).equals(hash)) continue
         this.#turn = (this.#turn + 1) % this.#places.length

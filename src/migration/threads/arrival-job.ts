@@ -86,13 +86,16 @@ export class ArrivalJob {
   }
 
   static async open(init: ArrivalInit): Promise<ArrivalJob> {
+    await using cleanup = new AsyncDisposableStack()
     const siblings: ReadableSibling[] = []
     for (const { guest, pages } of init.siblings) {
       // One that is going just now has no pages.
       const memory = await GuestMemory.open(guest).catch(() => null)
-      if (memory !== null) siblings.push({ pages, memory })
+      if (memory !== null) siblings.push({ pages, memory: cleanup.use(memory) })
     }
-    return new ArrivalJob(init, siblings)
+    const job = new ArrivalJob(init, siblings)
+    cleanup.move()
+    return job
   }
 
   /**

@@ -17,6 +17,7 @@ import { MigrationError } from '../errors.ts'
 import { type ExtraBlock, ExtraBlocks } from '../extra-blocks.ts'
 import { writingKeptFile } from '../kept/kept-file.ts'
 import { readPageTable } from '../kept/page-table.ts'
+import { MAX_ROUND_REFERENCES } from '../protocol.ts'
 import { referenceHash } from '../siblings/hashed-pages.ts'
 import { SiblingFilter } from '../siblings/sibling-filter.ts'
 import { countStockPages } from '../stock-equivalent.ts'
@@ -180,7 +181,9 @@ export class CaptureJob {
    */
   accepted(there: { baseline: boolean; siblings: Uint8Array }): void {
     const siblings = SiblingFilter.decode(there.siblings)
-    this.#siblings = siblings.isEmpty ? null : siblings
+    // What QEMU sends comes once: a page whose reference led nowhere could not be sent as content.
+    const mayReferAtAll = this.#pages.memory !== null && !siblings.isEmpty
+    this.#siblings = mayReferAtAll ? siblings : null
     if (there.baseline) this.#sent.addAll(this.#baseline)
     else this.#dropBaseline()
   }
@@ -292,7 +295,7 @@ export class CaptureJob {
 
   /** @returns whether the page goes as a reference to one that the destination seems to have */
   #refer(index: PageIndex, content: Uint8Array): boolean {
-    if (this.#lost.has(index)) return false
+    if (this.#lost.has(index) || this.#references.length === MAX_ROUND_REFERENCES) return false
     const hash = referenceHash(content)
     if (!this.#siblings!.has(hash)) return false
     encoder.addReference(index, hash)

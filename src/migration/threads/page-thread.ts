@@ -27,6 +27,7 @@ async function run(message: ToThread): Promise<unknown> {
   if ('open' in message) {
     const opening = open(message)
     jobs.set(id, opening)
+    opening.catch(() => jobs.delete(id))
     await opening
     return
   }

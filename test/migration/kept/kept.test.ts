@@ -105,6 +105,26 @@ test('pages of another stay, or of another guest, are not these', () => {
   expect(open(path, digest, 16)).toBeNull()
 })
 
+test('what the disk does not give back is as good as none', () => {
+  // EIO: nothing is mapped there.
+  const unreadable = '/proc/self/mem'
+  expect(readKeptHead(unreadable)).toBeNull()
+  expect(KeptFile.open(unreadable, randomBytes(32))).toBeNull()
+  expect(readPageTable(unreadable, GUEST_PAGES)).toBeNull()
+})
+
+test('a disk that fails while pages are looked at has none', () => {
+  const path = join(dir, 'vm')
+  const { digest } = keep(path)
+  const file = KeptFile.open(path, digest)!
+  file[Symbol.dispose]()
+  // EBADF is as good as EIO.
+  expect(file.checking({ seed: SEED, pages: GUEST_PAGES, digest }).next()).toEqual({
+    done: true,
+    value: false,
+  })
+})
+
 test('writing that fails leaves no file, and the one before it', () => {
   const path = join(dir, 'vm')
   const { hashes, digest } = keep(path)
@@ -159,7 +179,8 @@ test('within its limit a node keeps what left last', async () => {
   const kept = new KeptPages({ dataDir: dir, limitBytes: keptFileBytes(1000) })
   await kept.start(() => true)
   const leave = async (id: string, pages: number, atS: number) => {
-    if (!(await kept.makeRoom(id, pages))) return
+    using room = await kept.makeRoom(id, pages)
+    if (room === null) return
     writeFileSync(kept.pagesPath(id), Buffer.alloc(keptFileBytes(pages)))
     utimesSync(kept.pagesPath(id), atS, atS)
   }
@@ -173,6 +194,25 @@ test('within its limit a node keeps what left last', async () => {
   expect(existsSync(kept.pagesPath('third'))).toBe(true)
   await kept.arrived('third')
   expect(await readdir(join(dir, 'kept'))).toEqual(['second'])
+})
+
+test('VMs that leave at a time stay within the limit together', async () => {
+  const kept = new KeptPages({ dataDir: dir, limitBytes: keptFileBytes(1000) })
+  await kept.start(() => true)
+  const [first, second] = await Promise.all(['first', 'second'].map((id) => kept.makeRoom(id, 600)))
+  expect([first, second].filter((room) => room === null)).toHaveLength(1)
+  for (const room of [first, second]) room?.[Symbol.dispose]()
+  using again = await kept.makeRoom('second', 600)
+  expect(again).not.toBeNull()
+})
+
+test('what was not written to its end goes with the room made for it', async () => {
+  const kept = new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 })
+  await kept.start(() => true)
+  const room = await kept.makeRoom('vm', 10)
+  writeFileSync(`${kept.pagesPath('vm')}.new`, 'x')
+  room![Symbol.dispose]()
+  expect(await readdir(join(dir, 'kept'))).toEqual([])
 })
 
 test('what is kept gives way to others at once, but for what is being written', async () => {
@@ -190,7 +230,7 @@ test('a limit of 0 keeps nothing, and what was kept before goes', async () => {
   writeFileSync(join(dir, 'kept', 'vm'), 'x')
   const kept = new KeptPages({ dataDir: dir, limitBytes: 0 })
   await kept.start(() => true)
-  expect(await kept.makeRoom('vm', 1)).toBe(false)
+  expect(await kept.makeRoom('vm', 1)).toBeNull()
   expect(await readdir(join(dir, 'kept'))).toEqual([])
 })
 
@@ -208,6 +248,17 @@ test('a start removes what a crash left half-written, and tables of VMs that are
   await new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 }).start((id) => id === 'c')
   expect(await readdir(join(dir, 'kept'))).toEqual(['a'])
   expect(await readdir(join(dir, 'arrived'))).toEqual(['c'])
+})
+
+test('tables of VMs that were removed go when another VM arrives', async () => {
+  const here = new Set(['removed', 'stays', 'comes'])
+  const kept = new KeptPages({ dataDir: dir, limitBytes: 2 ** 30 })
+  await kept.start((id) => here.has(id))
+  for (const id of ['removed', 'stays', 'comes.new']) writeFileSync(kept.tablePath(id), 'x')
+  here.delete('removed')
+  await kept.arrived('comes')
+  expect(await readdir(join(dir, 'arrived'))).toEqual(expect.arrayContaining(['stays', 'comes.new']))
+  expect(existsSync(kept.tablePath('removed'))).toBe(false)
 })
 
 function flip(bytes: Buffer, at: number): Buffer {

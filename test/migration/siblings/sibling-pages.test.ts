@@ -87,6 +87,21 @@ test('a page that is there twice is found while one of both is as it was', () =>
   expect(new SiblingLookup([{ pages, memory }]).page(hash)).not.toBeNull()
 })
 
+test('copies of a page that were all written since are not all read for each reference', () => {
+  const memory = new BufferMemory(1000)
+  memory.bytes.fill(1)
+  const hash = referenceHash(memory.page(0))
+  const pages = hashPages(memory, upTo(1000))
+  memory.bytes.fill(2)
+  let reads = 0
+  const read: BufferMemory['read'] = (run, into) => {
+    reads++
+    memory.read(run, into)
+  }
+  expect(new SiblingLookup([{ pages, memory: { read } }]).page(hash)).toBeNull()
+  expect(reads).toBeLessThan(10)
+})
+
 test('hashes that begin alike are told apart, and none is believed', () => {
   const memory = BufferMemory.random(4)
   const hash = referenceHash(memory.page(2))
