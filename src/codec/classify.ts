@@ -76,11 +76,12 @@ export function classifyPage(content: Uint8Array, template: Uint8Array): Exclude
   if (isZeroPage(content)) return 'zero'
   const differing = differingWords(content, template, MAX_DELTA_WORDS)
   if (differing === 0) return 'template'
-  if (differing <= MAX_DELTA_WORDS && isDictionary(template)) return 'delta'
+  // There is nothing to differ from in a page of zeros.
+  if (differing <= MAX_DELTA_WORDS && isPlainDictionary(template) && !isZeroPage(template)) return 'delta'
   return looksRandom(content) ? 'raw' : 'zstd'
 }
 
-/** Whether a page can be one, alone or as the first of several. There is nothing to differ from in a page of zeros. */
-function isDictionary(template: Uint8Array): boolean {
-  return !isZeroPage(template) && DICTIONARY_MAGIC.compare(template, 0, DICTIONARY_MAGIC.length) !== 0
+/** Whether bytes can be a dictionary as they are. */
+export function isPlainDictionary(bytes: Uint8Array): boolean {
+  return DICTIONARY_MAGIC.compare(bytes, 0, DICTIONARY_MAGIC.length) !== 0
 }

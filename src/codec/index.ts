@@ -1,7 +1,7 @@
 /** How pages and device state look on the wire. Pure: bytes in, bytes out. */
 export { type DecodedBatch, decodeBatch, type ReferencedPages, type TemplatePages } from './batch-decoder.ts'
 export { BatchEncoder } from './batch-encoder.ts'
-export { classifyPage, ENCODINGS, type Encoding, looksRandom } from './classify.ts'
+export { classifyPage, ENCODINGS, type Encoding, isPlainDictionary, looksRandom } from './classify.ts'
 export { type Compression, CompressionChoice, PATIENT } from './compression.ts'
 export { compressDeviceState, decompressDeviceState, MAX_DEVICE_STATE_BYTES } from './device-state.ts'
 export { CODEC_ERRORS, CodecError } from './errors.ts'

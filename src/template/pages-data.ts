@@ -1,6 +1,6 @@
 import { promisify } from 'node:util'
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib'
-import { classifyPage, looksRandom } from '../codec/index.ts'
+import { classifyPage, isPlainDictionary, looksRandom } from '../codec/index.ts'
 import { CHUNK_BYTES, PAGE_BYTES } from '../domain/page.ts'
 
 const compress = promisify(zstdCompress)
@@ -41,7 +41,7 @@ function compressDifference(bytes: Uint8Array, dictionary: Uint8Array): Promise<
  * @param similar - as many pages that the reader has: where most are much the same, differences travel
  */
 export async function encodePages(pages: Buffer, similar: Buffer | null = null): Promise<PagesData> {
-  if (similar !== null && areMostlyLike(pages, similar)) {
+  if (similar !== null && isPlainDictionary(similar) && areMostlyLike(pages, similar)) {
     return { pages: await compressDifference(pages, similar), compressed: true, byDifference: true }
   }
   const asTheyAre = { pages, compressed: false }

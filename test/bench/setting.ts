@@ -46,7 +46,7 @@ export async function makeSetting({ makeLink, memory, fillMib }: SettingInit): P
   await mkdir(dir, { recursive: true })
   cleanup.defer(() => rm(dir, { recursive: true, force: true }))
   const link = cleanup.use(await makeLink({ dir, qemu: guest.qemu }))
-  const [source, destination] = await startAgents(dir, link, cleanup)
+  const [source, destination] = await startAgents({ dir, link, qemu: guest.qemu }, cleanup)
 
   const append = `${guest.append} drover.fill=${fillMib}`
   const created = await source.json<{ id: string }>(
@@ -80,13 +80,13 @@ export function templateRam(agent: AgentUnderTest, templateId: string): string {
 }
 
 /**
- * Both agents of one mesh. Identities are made before the first start: where
+ * Both agents of one mesh. They are in their hosts' namespaces, and so is the
+ * QEMU that they start: stock QEMU alone is started by a way into them. Identities are made before the first start: where
  * there is no way between the nodes but through doors, a join token, which
  * holds the address that an agent listens at, leads nowhere.
  */
 async function startAgents(
-  dir: string,
-  link: Link,
+  { dir, link, qemu }: { dir: string; link: Link; qemu: string },
   cleanup: AsyncDisposableStack,
 ): Promise<[source: AgentUnderTest, destination: AgentUnderTest]> {
   const ends = [
@@ -103,10 +103,7 @@ async function startAgents(
   for (const [i, { name, host, other }] of ends.entries()) {
     const bootstrap = [`${multiaddr(other.door)}/p2p/${peerIds[1 - i]}`]
     const path = join(dir, `${name}.json`)
-    await writeFile(
-      path,
-      JSON.stringify({ bootstrap, mdns: false, qemu: host.qemu, accel: 'tcg' } satisfies ConfigFile),
-    )
+    await writeFile(path, JSON.stringify({ bootstrap, mdns: false, qemu, accel: 'tcg' } satisfies ConfigFile))
     const flags = ['--config', path, '--listen', multiaddr(host.agent)]
     agents.push(
       cleanup.use(await AgentUnderTest.start({ name, prefix: host.prefix, dataDir: dataDirs[i]!, flags })),

@@ -12,10 +12,13 @@ const CHANGED_BYTES = CHANGED_PAGES * PAGE_BYTES
 const COMMON = { 256: randomBytes(PAGE_BYTES) }
 
 /** Two templates that differ in a word of each of 200 pages of noise; the target has the first. */
-async function twoTemplates(source: TestNode, target: TestNode): Promise<{ first: string; second: string }> {
-  const before = randomBytes(CHANGED_BYTES)
+async function twoTemplates(
+  source: TestNode,
+  target: TestNode,
+  before = randomBytes(CHANGED_BYTES),
+): Promise<{ first: string; second: string }> {
   const after = Buffer.from(before)
-  for (let at = 0; at < CHANGED_BYTES; at += PAGE_BYTES) after[at]! ^= 1
+  for (let at = 0; at < CHANGED_BYTES; at += PAGE_BYTES) after[at + 100]! ^= 1
   const { id: first } = await addTemplate(source.store, null, { noise: { 0: before, ...COMMON } })
   const { id: second } = await addTemplate(source.store, null, { noise: { 0: after, ...COMMON } })
   await fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, first)
@@ -29,6 +32,16 @@ test('pages that are much like those of a template on both sides travel as diffe
   const { bytesReceived } = await fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, second)
   expect(bytesReceived).toBeLessThan(CHANGED_BYTES / 50)
   expect(await target.store.verify(second, { signal: never() })).toEqual({ ok: true, damaged: [] })
+})
+
+test("one that begins as zstd's own dictionaries is none", async () => {
+  await using source = await TestNode.start()
+  await using target = await TestNode.start()
+  const magic = Buffer.from('37a430ec', 'hex')
+  const before = Buffer.concat([magic, randomBytes(CHANGED_BYTES - magic.length)])
+  const { second } = await twoTemplates(source, target, before)
+  await fetchFrom(new TestPeer(serveTemplate(source.store)), target.store, second)
+  expect((await target.store.verify(second, { signal: never() })).ok).toBe(true)
 })
 
 test('from a node without that template they come as they are', async () => {
