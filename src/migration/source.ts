@@ -192,10 +192,11 @@ export class SourceMove {
     )
     this.#pass('offered')
     const answer = await control.receive(['accept'], { timeoutMs: TIMEOUTS_MS.accept, signal })
+    // Before the page thread is asked for anything: it may have a queue of other VMs' pages.
+    session.rttMs = performance.now() - offeredMs
     this.#pass('accepted')
     this.#granting.accepted(answer.place)
     await capture.accepted({ baseline: answer.baselineHeld, siblings: answer.siblings })
-    session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
   }
