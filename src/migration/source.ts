@@ -321,13 +321,17 @@ export class SourceMove {
     return sendRound({ capture, pages, meter, pace, link, urgent, onSent }, round, signal)
   }
 
-  /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
+  /**
+   * A prediction is no promise: a guest that has stood still so long before the Grant that what follows it, a way there
+   * and back, no longer fits its limit goes on here.
+   */
   async #switchOver(session: SourceSession, still: DisposableStack, signal: AbortSignal): Promise<void> {
     const startedMs = session.capture.way.stoppedAtMs ?? performance.now()
     this.meter.enter('blackout', startedMs)
     const maxBlackoutMs = this.#maxBlackoutMs
+    const beforeGrantMs = maxBlackoutMs - session.rttMs
     const spentMs = performance.now() - startedMs
-    const remainingMs = Math.min(Math.max(0, Math.ceil(maxBlackoutMs - spentMs)), MAX_TIMER_MS)
+    const remainingMs = Math.min(Math.max(0, Math.ceil(beforeGrantMs - spentMs)), MAX_TIMER_MS)
     const limit = AbortSignal.timeout(remainingMs)
     const move = {
       handover: this.#handover,
@@ -347,7 +351,7 @@ export class SourceMove {
       await switchOver(session, move, bounded)
       await this.#granting.doubted(bounded)
       // A busy event loop comes to its timers late.
-      if (performance.now() - startedMs <= maxBlackoutMs) return
+      if (performance.now() - startedMs <= beforeGrantMs) return
     } catch (error) {
       if (!limit.aborted || signal.aborted) throw error
     }

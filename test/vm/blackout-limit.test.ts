@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { Capture } from '../../src/migration/capture.ts'
+import { MIGRATE_PROTOCOL } from '../../src/migration/index.ts'
 import { MigrationRig } from './migration-rig.ts'
 
 const never = () => new AbortController().signal
@@ -11,7 +12,10 @@ beforeAll(async () => {
   rig = await MigrationRig.start()
 })
 afterAll(() => rig?.[Symbol.asyncDispose]())
-afterEach(() => vi.restoreAllMocks())
+afterEach(() => {
+  vi.restoreAllMocks()
+  rig.tamper = (_, channel) => channel
+})
 
 const run = (name: string) => rig.a.node.vms.run({ name, templateRef: 'base', nics: [] }, { signal: never() })
 
@@ -24,4 +28,25 @@ test('a page thread that is busy with other VMs is not taken for a long way to t
   await run('near')
   const { outcome, error } = await rig.move('near', rig.a, 'b', { maxBlackoutMs: 1_000 })
   expect({ outcome, error }).toEqual({ outcome: 'completed', error: null })
+})
+
+test('a Grant leaves only while its way there still fits', async () => {
+  const [rttMs, maxBlackoutMs] = [150, 450]
+  rig.tamper = (protocol, channel) => {
+    if (protocol !== MIGRATE_PROTOCOL) return channel
+    const receive = channel.receive.bind(channel)
+    channel.receive = async (options) => {
+      const message = await receive(options)
+      await sleep(rttMs)
+      return message
+    }
+    return channel
+  }
+  await run('far')
+  // What follows the stop is told of twice before the Grant, and once after it.
+  const { outcome, error, durationsMs } = await rig.move('far', rig.a, 'b', { maxBlackoutMs })
+  expect({ outcome, code: error?.code }).toEqual({ outcome: 'failed', code: 'BLACKOUT_TOO_LONG' })
+  expect(error!.message).toMatch(/took longer than foreseen/)
+  expect(durationsMs.blackout).toBeLessThan(maxBlackoutMs)
+  expect((await rig.a.node.vms.show('far')).runState).toBe('running')
 })
