@@ -296,17 +296,16 @@ export class SourceMove {
     }
     if (decision.kind === 'give-up') {
       const { allowedMs, prediction } = decision
-      const { blackoutMs: predictedBlackoutMs, writtenBytesPerMs, linkBytesPerMs } = prediction
-      throw blackoutTooLong(
-        `the guest writes too fast: the blackout would be ${Math.round(predictedBlackoutMs)} ms`,
-        {
-          maxBlackoutMs: allowedMs,
-          predictedBlackoutMs,
-          writtenBytesPerSecond: Math.round(writtenBytesPerMs * 1000),
-          linkBytesPerSecond: Math.round(linkBytesPerMs * 1000),
-          throttlePercent: throttle.percent,
-        },
-      )
+      const { blackoutMs: predictedBlackoutMs, handOverMs, writtenBytesPerMs, linkBytesPerMs } = prediction
+      const handOver = `the hand-over alone takes ${Math.round(handOverMs)} ms`
+      const why = handOverMs > allowedMs ? handOver : 'the guest writes too fast'
+      throw blackoutTooLong(`${why}: the blackout would be ${Math.round(predictedBlackoutMs)} ms`, {
+        maxBlackoutMs: allowedMs,
+        predictedBlackoutMs,
+        writtenBytesPerSecond: Math.round(writtenBytesPerMs * 1000),
+        linkBytesPerSecond: Math.round(linkBytesPerMs * 1000),
+        throttlePercent: throttle.percent,
+      })
     }
     return decision.kind === 'switch-over'
   }

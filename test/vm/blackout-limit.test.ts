@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { Capture } from '../../src/migration/capture.ts'
 import { MIGRATE_PROTOCOL } from '../../src/migration/index.ts'
-import { MigrationRig } from './migration-rig.ts'
+import { MigrationRig, type Tamper } from './migration-rig.ts'
 
 const never = () => new AbortController().signal
 
@@ -30,9 +30,9 @@ test('a page thread that is busy with other VMs is not taken for a long way to t
   expect({ outcome, error }).toEqual({ outcome: 'completed', error: null })
 })
 
-test('a Grant leaves only while its way there still fits', async () => {
-  const [rttMs, maxBlackoutMs] = [150, 450]
-  rig.tamper = (protocol, channel) => {
+/** What the destination says takes its time to come here. */
+function farAway(rttMs: number): Tamper {
+  return (protocol, channel) => {
     if (protocol !== MIGRATE_PROTOCOL) return channel
     const receive = channel.receive.bind(channel)
     channel.receive = async (options) => {
@@ -42,6 +42,21 @@ test('a Grant leaves only while its way there still fits', async () => {
     }
     return channel
   }
+}
+
+test('a destination that is too far away is not taken for a guest that writes too fast', async () => {
+  rig.tamper = farAway(150)
+  await run('calm')
+  const { error } = await rig.move('calm', rig.a, 'b', { maxBlackoutMs: 200 })
+  expect(error).toMatchObject({
+    code: 'BLACKOUT_TOO_LONG',
+    message: expect.stringMatching(/hand-over alone/),
+  })
+})
+
+test('a Grant leaves only while its way there still fits', async () => {
+  const maxBlackoutMs = 450
+  rig.tamper = farAway(150)
   await run('far')
   // What follows the stop is told of twice before the Grant, and once after it.
   const { outcome, error, durationsMs } = await rig.move('far', rig.a, 'b', { maxBlackoutMs })
