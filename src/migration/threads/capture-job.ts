@@ -180,7 +180,9 @@ export class CaptureJob {
    */
   accepted(there: { baseline: boolean; siblings: Uint8Array }): void {
     const siblings = SiblingFilter.decode(there.siblings)
-    this.#siblings = siblings.isEmpty ? null : siblings
+    // A page whose reference leads nowhere is looked at again, and QEMU sends it again only once it has changed.
+    const mayLookAgain = this.#pages.memory !== null
+    this.#siblings = siblings.isEmpty || !mayLookAgain ? null : siblings
     if (there.baseline) this.#sent.addAll(this.#baseline)
     else this.#dropBaseline()
   }
