@@ -1,5 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { MemoryError, procError } from './errors.ts'
 
 /** A stop signal reaches every thread within microseconds; a thread in an uninterruptible wait takes longer. */
 const FREEZE_TIMEOUT_MS = 200
@@ -21,10 +22,10 @@ export class Freeze {
   /**
    * Freezes the process until the result is disposed.
    *
-   * @throws an error with code ESRCH when the process is gone
+   * @throws MemoryError MEMORY_PROCESS_GONE
    */
   hold(): Disposable {
-    if (this.#holders === 0) process.kill(this.pid, 'SIGSTOP')
+    if (this.#holders === 0) halt(this.pid)
     this.#holders++
     const held = new DisposableStack()
     held.defer(() => {
@@ -32,6 +33,15 @@ export class Freeze {
       if (this.#holders === 0) thaw(this.pid)
     })
     return held
+  }
+}
+
+function halt(pid: number): void {
+  try {
+    process.kill(pid, 'SIGSTOP')
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'ESRCH') throw cause
+    throw new MemoryError('MEMORY_PROCESS_GONE', `QEMU (pid ${pid}) is gone`, { cause, details: { pid } })
   }
 }
 
@@ -61,7 +71,9 @@ export async function whileFrozen<T>(freeze: Freeze, action: () => Promise<T>): 
 
 /** Whether every thread is in state T: field 3 of /proc/PID/task/TID/stat, after the name in parentheses (proc(5)). */
 async function isStopped(pid: number): Promise<boolean> {
-  const threads = await readdir(`/proc/${pid}/task`)
+  const threads = await readdir(`/proc/${pid}/task`).catch((cause) => {
+    throw procError(pid, 'task', cause)
+  })
   const stats = await Promise.all(
     // A thread that has ended meanwhile writes no more.
     threads.map((tid) => readFile(`/proc/${pid}/task/${tid}/stat`, 'utf8').catch(() => null)),

@@ -3,12 +3,17 @@ import { once } from 'node:events'
 import { open, readFile, writeFile } from 'node:fs/promises'
 import { PAGE_BYTES } from '../domain/page.ts'
 import type { DirtyTracker } from './dirty-tracker.ts'
+import { procError } from './errors.ts'
 import { Freeze, whileFrozen } from './freeze.ts'
 import { pagemapBuffer, type ScannedMemory, scanPagemap } from './pagemap.ts'
 
 /** Clears the soft-dirty bit of every page of a process (proc(5), /proc/pid/clear_refs, value 4). */
 async function clearSoftDirty(pid: number): Promise<void> {
-  await writeFile(`/proc/${pid}/clear_refs`, '4')
+  try {
+    await writeFile(`/proc/${pid}/clear_refs`, '4')
+  } catch (cause) {
+    throw procError(pid, 'clear_refs', cause)
+  }
 }
 
 /**

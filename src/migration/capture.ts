@@ -36,6 +36,8 @@ export interface CaptureWay {
   readonly mayStopItself: boolean
   /** Since when the guest stands still, as performance.now() tells; null: it runs. */
   readonly stoppedAtMs: number | null
+  /** Called when QEMU has stopped the guest before it was asked. */
+  onStopped(listener: () => void): void
   /** How many pages the guest has of its own, or at the most. */
   privatePages(): Promise<number>
   /** A round begins: the guest's private pages, and those of them that may have changed since the last. */

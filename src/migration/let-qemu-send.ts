@@ -32,6 +32,7 @@ export class LetQemuSend implements CaptureWay {
   readonly #passEnded: Int32Array<SharedArrayBuffer>
   #migration: OutgoingMigration | null = null
   #isLastRound = false
+  #onStopped: () => void = () => {}
   #stoppedAtMs: number | null = null
 
   constructor(
@@ -51,6 +52,10 @@ export class LetQemuSend implements CaptureWay {
     return this.#stoppedAtMs ?? this.#migration?.stoppedAtMs ?? null
   }
 
+  onStopped(listener: () => void): void {
+    this.#onStopped = listener
+  }
+
   async privatePages(): Promise<number> {
     return mostPrivatePages(this.#guest)
   }
@@ -58,7 +63,7 @@ export class LetQemuSend implements CaptureWay {
   async begin(signal: AbortSignal): Promise<{ private: PageBitmap; candidates: PageBitmap }> {
     if (this.#migration === null) {
       this.#migration = await this.#process.startOutgoing({ signal })
-      this.#migration.onPass(() => this.#endPass(true))
+      this.#migration.onPass(() => this.#passed())
     }
     this.#migration.throwIfEnded()
     // Of a guest that stands still no other pass comes: what is there is its round.
@@ -93,6 +98,11 @@ export class LetQemuSend implements CaptureWay {
     }
     const compressedState = await this.#job.call('compressState', [deviceState])
     return { round, compressedState, deviceStateBytes: deviceState.length }
+  }
+
+  #passed(): void {
+    this.#endPass(true)
+    if (this.stoppedAtMs !== null) this.#onStopped()
   }
 
   /** The last round ends where the stream does. */

@@ -12,6 +12,11 @@ const MAX_HELD_MS = 1_000
  * 1.001, Noise and yamux included. The middle is within 2.5 % of both.
  */
 const INTERFACE_BYTES_PER_BYTE = 1.023
+/**
+ * And for each frame, however short: its length, yamux's and Noise's headers, 34 bytes, and 66 of the packet that it
+ * ends. Eight zero pages are a frame of 25 bytes.
+ */
+const INTERFACE_BYTES_PER_FRAME = 100
 /** A frame leaves in one go: as long as this of a limited link is no burst to those who share it. */
 const BATCH_MS = 20
 /** Fewer aren't worth their frame; more than 1 MiB would not be faster. */
@@ -81,7 +86,8 @@ export class Pace {
       const lateMs = nowMs - this.#freeAtMs
       if (lateMs >= 0) {
         const startMs = lateMs <= TIMER_LATE_MS ? this.#freeAtMs : nowMs
-        this.#freeAtMs = startMs + bytes / this.bytesPerMs
+        const onInterface = bytes === 0 ? 0 : bytes + INTERFACE_BYTES_PER_FRAME
+        this.#freeAtMs = startMs + onInterface / this.bytesPerMs
         return heldMs
       }
       // Another one may be first then: looked at again.

@@ -34,6 +34,8 @@ export class ReadMemory implements CaptureWay {
     return this.#stoppedAtMs
   }
 
+  onStopped(): void {}
+
   async privatePages(): Promise<number> {
     return (await this.#memory.scan()).counts.private
   }

@@ -54,6 +54,8 @@ export interface Limits {
 /** What the next round, or the blackout in its place, would be. */
 export interface Prediction {
   blackoutMs: number
+  /** Of it, what is so however little the guest writes. */
+  handOverMs: number
   /** What the guest changes, at its present throttle. */
   writtenBytesPerMs: number
   linkBytesPerMs: number
@@ -91,7 +93,7 @@ export function decideAfterRound(rounds: readonly RoundTaken[], limits: Limits):
   if (!isKnown && rounds.length < MAX_ROUNDS) return { kind: 'another-round', prediction }
   if (within && (small || ample || !shrinks)) return { kind: 'switch-over', prediction }
   // A few pages that miss the target do so for the way to the destination: no throttle makes that shorter.
-  const hopeless = SWITCHOVER_MS + 2 * limits.rttMs > targetMs
+  const hopeless = prediction.handOverMs > targetMs
   if (rounds.length < MAX_ROUNDS && !(hopeless && small)) {
     if (shrinks) return { kind: 'another-round', prediction }
     const percent = nextStep(rounds, prediction)
@@ -130,12 +132,14 @@ function predict(
   }
   const lastRoundBytes = (nextPages + pagesAtSpeed) * bytesPerPage(last)
   const lastRoundMs = lastRoundBytes / linkBytesPerMs
+  const handOverMs = SWITCHOVER_MS + 2 * rttMs
   const burstMs = (burstPages(rounds) * bytesPerPage(sum(rounds.slice(-BURST_ROUNDS)))) / linkBytesPerMs
   return {
     nextPages,
     lastRoundBytes,
     lastRoundMs,
-    blackoutMs: SWITCHOVER_MS + 2 * rttMs + lastRoundMs + burstMs,
+    blackoutMs: handOverMs + lastRoundMs + burstMs,
+    handOverMs,
     writtenBytesPerMs: (nextPages * bytesPerPage(last)) / Math.max(last.ms, 1),
     linkBytesPerMs,
   }

@@ -8,7 +8,6 @@ import type { MigrationId, PeerIdText, VmId, VmSpec } from '../domain/vm.ts'
 import { Throttle } from '../memory/index.ts'
 import { pagesHelloCodec } from '../wire/migration-messages.ts'
 import { type MoveBoundary, passBoundary } from './boundaries.ts'
-import type { ControlChannel } from './control.ts'
 import { inDoubt, MigrationError } from './errors.ts'
 import { peersReason, tellPeer } from './farewell.ts'
 import { RoundGarbage } from './garbage.ts'
@@ -141,12 +140,12 @@ export class SourceMove {
     try {
       const { templateMissing } = await this.#negotiate(session, signal)
       using still = new DisposableStack()
-      await this.#copy(session, { templateMissing, still }, signal)
+      await this.#copyInTime(session, { templateMissing, still }, signal)
       using _blackout = this.#components.pace.blackout()
       await this.#switchOver(session, still, signal)
       await this.#granting.grant(session.control, () => this.meter.stop(), signal)
     } catch (error) {
-      const reason = await this.#reasonFor(error, session.control)
+      const reason = await this.#reasonFor(error, session)
       // The guest goes on first: a peer that hangs is told in its own time.
       try {
         await this.#stayUnlessGranted(vm, () => session.capture.way.release())
@@ -159,11 +158,12 @@ export class SourceMove {
   }
 
   /** What made the move fail, of an error that only says where it was noticed. */
-  async #reasonFor(error: unknown, control: ControlChannel): Promise<unknown> {
+  async #reasonFor(error: unknown, { control, capture }: SourceSession): Promise<unknown> {
     // Timers and streams tell of an abort, not of its reason.
     if (this.#cancel.signal.aborted) return this.#cancel.signal.reason
     // A guest that is stopped must go on at once: nobody is asked then.
-    return this.#handover.state === 'copying' ? peersReason(control, error) : error
+    const isStopped = this.#handover.state !== 'copying' || capture.way.stoppedAtMs !== null
+    return isStopped ? error : peersReason(control, error)
   }
 
   async #negotiate(session: SourceSession, signal: AbortSignal): Promise<{ templateMissing: boolean }> {
@@ -192,12 +192,37 @@ export class SourceMove {
     )
     this.#pass('offered')
     const answer = await control.receive(['accept'], { timeoutMs: TIMEOUTS_MS.accept, signal })
+    // Before the page thread is asked for anything: it may have a queue of other VMs' pages.
+    session.rttMs = performance.now() - offeredMs
     this.#pass('accepted')
     this.#granting.accepted(answer.place)
     await capture.accepted({ baseline: answer.baselineHeld, siblings: answer.siblings })
-    session.rttMs = performance.now() - offeredMs
     await pages.send(pagesHelloCodec.encode({ migrationId: this.#migrationId }), { signal })
     return answer
+  }
+
+  /** Where QEMU stops the guest by itself, its limit counts from then on, whatever the round waits for. */
+  async #copyInTime(
+    session: SourceSession,
+    init: { templateMissing: boolean; still: DisposableStack },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { way } = session.capture
+    const limit = new AbortController()
+    let timer: NodeJS.Timeout | undefined
+    way.onStopped(() => {
+      timer ??= setTimeout(() => limit.abort(), this.#remainingMs(session, performance.now()))
+    })
+    try {
+      await this.#copy(session, init, AbortSignal.any([signal, limit.signal]))
+    } catch (error) {
+      if (!limit.signal.aborted || signal.aborted) throw error
+      throw tookTooLong(this.#maxBlackoutMs)
+    } finally {
+      // The switchover has a limit of its own.
+      way.onStopped(() => {})
+      clearTimeout(timer)
+    }
   }
 
   /**
@@ -271,17 +296,16 @@ export class SourceMove {
     }
     if (decision.kind === 'give-up') {
       const { allowedMs, prediction } = decision
-      const { blackoutMs: predictedBlackoutMs, writtenBytesPerMs, linkBytesPerMs } = prediction
-      throw blackoutTooLong(
-        `the guest writes too fast: the blackout would be ${Math.round(predictedBlackoutMs)} ms`,
-        {
-          maxBlackoutMs: allowedMs,
-          predictedBlackoutMs,
-          writtenBytesPerSecond: Math.round(writtenBytesPerMs * 1000),
-          linkBytesPerSecond: Math.round(linkBytesPerMs * 1000),
-          throttlePercent: throttle.percent,
-        },
-      )
+      const { blackoutMs: predictedBlackoutMs, handOverMs, writtenBytesPerMs, linkBytesPerMs } = prediction
+      const handOver = `the hand-over alone takes ${Math.round(handOverMs)} ms`
+      const why = handOverMs > allowedMs ? handOver : 'the guest writes too fast'
+      throw blackoutTooLong(`${why}: the blackout would be ${Math.round(predictedBlackoutMs)} ms`, {
+        maxBlackoutMs: allowedMs,
+        predictedBlackoutMs,
+        writtenBytesPerSecond: Math.round(writtenBytesPerMs * 1000),
+        linkBytesPerSecond: Math.round(linkBytesPerMs * 1000),
+        throttlePercent: throttle.percent,
+      })
     }
     return decision.kind === 'switch-over'
   }
@@ -320,14 +344,14 @@ export class SourceMove {
     return sendRound({ capture, pages, meter, pace, link, urgent, onSent }, round, signal)
   }
 
-  /** A prediction is no promise: a guest that has stood still for all of its limit before the Grant goes on here. */
+  /**
+   * A prediction is no promise: a guest that has stood still so long before the Grant that what follows it, a way there
+   * and back, no longer fits its limit goes on here.
+   */
   async #switchOver(session: SourceSession, still: DisposableStack, signal: AbortSignal): Promise<void> {
     const startedMs = session.capture.way.stoppedAtMs ?? performance.now()
     this.meter.enter('blackout', startedMs)
-    const maxBlackoutMs = this.#maxBlackoutMs
-    const spentMs = performance.now() - startedMs
-    const remainingMs = Math.min(Math.max(0, Math.ceil(maxBlackoutMs - spentMs)), MAX_TIMER_MS)
-    const limit = AbortSignal.timeout(remainingMs)
+    const limit = AbortSignal.timeout(this.#remainingMs(session, startedMs))
     const move = {
       handover: this.#handover,
       meter: this.meter,
@@ -346,11 +370,17 @@ export class SourceMove {
       await switchOver(session, move, bounded)
       await this.#granting.doubted(bounded)
       // A busy event loop comes to its timers late.
-      if (performance.now() - startedMs <= maxBlackoutMs) return
+      if (this.#remainingMs(session, startedMs) > 0) return
     } catch (error) {
       if (!limit.aborted || signal.aborted) throw error
     }
-    throw blackoutTooLong('the hand-over took longer than foreseen', { maxBlackoutMs })
+    throw tookTooLong(this.#maxBlackoutMs)
+  }
+
+  /** How long a guest that has stood still since then may still do so before the Grant: the way there and back is kept. */
+  #remainingMs({ rttMs }: SourceSession, sinceMs: number): number {
+    const remainingMs = this.#maxBlackoutMs - rttMs - (performance.now() - sinceMs)
+    return Math.min(Math.max(0, Math.ceil(remainingMs)), MAX_TIMER_MS)
   }
 
   #pass(boundary: MoveBoundary<'source'>): void {
@@ -446,6 +476,10 @@ function blackoutTooLong(
     `${what}, ${details.maxBlackoutMs} ms are allowed; raise --max-blackout or move it when it is calmer`,
     { details },
   )
+}
+
+function tookTooLong(maxBlackoutMs: number): MigrationError {
+  return blackoutTooLong('the hand-over took longer than foreseen', { maxBlackoutMs })
 }
 
 /** What a move that ended with this error is reported as. */

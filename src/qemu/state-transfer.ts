@@ -117,6 +117,8 @@ export async function saveState(
 
 /** A socket that QEMU can connect to, whomever it runs as. Whoever closes the server removes the path. */
 export async function listenForQemu(socketPath: string): Promise<Server> {
+  // One agent serves a VM: what is there was left by one that was killed before QEMU had connected.
+  await rm(socketPath, { force: true })
   const server = createServer()
   server.listen(socketPath)
   await once(server, 'listening')

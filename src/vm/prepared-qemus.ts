@@ -9,7 +9,7 @@ import { requireRunnable } from './runnable.ts'
 
 /** How often it is looked after; a node on which nothing moved for two looks is idle. */
 const TEND_INTERVAL_MS = 250
-/** After one that could not be started: the next would fail in the same way. */
+/** After one that could not be started, or was given up because memory is short: the next would go the same way. */
 const RETRY_MS = 60_000
 
 export interface PreparedQemusComponents {
@@ -61,6 +61,14 @@ export class PreparedQemus {
       return prepared
     }
     return null
+  }
+
+  /** Memory is short, and VMs need it: all go, and no other is started for a minute. @returns whether there were any */
+  giveUp(): boolean {
+    this.#retryAtMs = performance.now() + RETRY_MS
+    const spares = [...this.#ready.values()]
+    for (const { giveUp } of spares) giveUp()
+    return spares.length > 0
   }
 
   /** Those that are ready. */

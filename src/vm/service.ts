@@ -198,6 +198,11 @@ export class VmService {
     return this.#prepared?.list() ?? []
   }
 
+  /** Ends those, as memory is short. @returns whether there were any */
+  giveUpPrepared(): boolean {
+    return this.#prepared?.giveUp() ?? false
+  }
+
   /** Memory of the node's VMs, measured now. */
   memory(): MemoryBudget {
     return this.#node.roster.memory()

@@ -99,7 +99,7 @@ interface TestVm {
 function setUp(vms: Record<string, TestVm>) {
   const here = new Map(Object.entries(vms))
   const moves: { vm: string; end: (outcome: Relocated | NotRelocated) => void }[] = []
-  const now = { sample: LOW, isPaused: false, lookAtMemory: async () => {} }
+  const now = { sample: LOW, isPaused: false, lookAtMemory: async () => {}, giveUpPrepared: () => false }
   const record = (name: string) => {
     const { auto } = here.get(name)!
     return { spec: { id: name, name, auto }, state: { kind: 'running', paused: false } }
@@ -108,6 +108,7 @@ function setUp(vms: Record<string, TestVm>) {
     list: () => [...here.keys()].map(record),
     get: record,
     ownMemoryBytes: (name: string) => here.get(name)!.ownBytes,
+    giveUpPrepared: () => now.giveUpPrepared(),
   }
   const relocations = {
     destinations: (name: string) => {
@@ -192,6 +193,16 @@ test('VMs with auto are moved one at a time until there is ease; of the others i
     'memory-pressure-moved',
     'memory-relieved',
   ])
+})
+
+test('QEMUs that no VM is in are given up before a VM has to go', async () => {
+  const { moves, now, kinds } = setUp({ web: { ownBytes: 500, auto: true, sendBytes: 500 } })
+  now.giveUpPrepared = () => {
+    now.sample = EASY
+    return true
+  }
+  await expect.poll(kinds).toEqual(['memory-pressure', 'memory-relieved'])
+  expect(moves).toEqual([])
 })
 
 test('which one goes is decided by what guests have now, not by what they had before one of them grew', async () => {

@@ -123,6 +123,7 @@ test('a process that ends while it is read', async () => {
   await using memory = await openMemory()
   await bare.kill()
   await expect(memory.scan()).rejects.toMatchObject({ code: 'MEMORY_PROCESS_GONE' })
+  await expect(softDirtyTracker(memory).next()).rejects.toMatchObject({ code: 'MEMORY_PROCESS_GONE' })
   expect(() => memory.read({ first: 0, end: 1 }, Buffer.alloc(PAGE_BYTES))).toThrow(
     expect.objectContaining({ code: 'MEMORY_PROCESS_GONE' }),
   )

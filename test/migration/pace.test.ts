@@ -29,6 +29,16 @@ test('moves that go side by side share one rate', async () => {
   expect(tookMs).toBeLessThan(2_000)
 })
 
+test('short frames take their time, too: each is a packet', async () => {
+  const pace = new Pace(10_000)
+  // 25 bytes of 8 zero pages, 100 of headers: 12.5 ms.
+  const tookMs = await timed(async () => {
+    for (let i = 0; i < 50; i++) await pace.wait(25, { signal, urgent: false })
+  })
+  expect(tookMs).toBeGreaterThan(500)
+  expect(tookMs).toBeLessThan(2_000)
+})
+
 test('time that was not used is not saved up', async () => {
   const pace = new Pace(10 * MIB)
   await pace.wait(MIB, { signal, urgent: false })

@@ -32,6 +32,8 @@ export interface RigOptions {
   coolDownRule?: CoolDownRule
   /** What node b keeps ready. */
   preparedQemus?: number
+  /** Instead of the tests' own. */
+  qemu?: string
 }
 
 /** Two benches with one template, and moves between them. */
@@ -57,7 +59,7 @@ export class MigrationRig implements AsyncDisposable {
   }
 
   static async start(options: RigOptions = {}): Promise<MigrationRig> {
-    const source = await Bench.create()
+    const source = await Bench.create({ qemu: options.qemu })
     const destination = await Bench.empty(source.binary)
     const [a, b] = await Promise.all([
       source.start(),

@@ -197,6 +197,16 @@ test('its memory counts, and is given up before anybody is refused; it is gone w
   expect(await node.runDirs()).toEqual([])
 })
 
+test('where memory is short all are given up, and no other is started', async () => {
+  const node = await startNode({ preparedQemus: 2 })
+  await nthPrepared(node, 2)
+  expect(node.vms.giveUpPrepared()).toBe(true)
+  for (const pid of preparedPids(node)) await expect.poll(() => isAlive(pid)).toBe(false)
+  expect(node.vms.giveUpPrepared()).toBe(false)
+  await new Promise((resolve) => setTimeout(resolve, 1500))
+  expect(preparedPids(node)).toHaveLength(2)
+})
+
 test('one that an agent left behind is ended by the next; one that dies is made anew', async () => {
   const node = await startNode({ preparedQemus: 2 })
   await nthPrepared(node, 2)

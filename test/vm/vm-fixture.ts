@@ -122,12 +122,15 @@ export class Bench implements AsyncDisposable {
   static async create({
     diskPath = null,
     qemuUser = null,
+    qemu,
   }: {
     diskPath?: string | null
     qemuUser?: string | null
+    /** Instead of the tests' own. */
+    qemu?: string | undefined
   } = {}): Promise<Bench> {
     const guest = await testGuest()
-    const bench = await Bench.empty(await probeQemu(guest.qemu, { accelerator: 'auto' }))
+    const bench = await Bench.empty(await probeQemu(qemu ?? guest.qemu, { accelerator: 'auto' }))
     if (qemuUser !== null) await bench.runAs(qemuUser)
     const { binary } = bench
     const node = await bench.start()

@@ -62,7 +62,7 @@ export class MemoryWatch {
   }
 
   #look(): void {
-    const { events, sample, isPaused } = this.#components
+    const { vms, events, sample, isPaused } = this.#components
     const measured = sample()
     const before = this.#pressure
     this.#pressure = nextPressure(before, measured)
@@ -75,6 +75,8 @@ export class MemoryWatch {
       const { cause } = this.#pressure
       events.publish({ kind: 'memory-pressure', cause, ...measured, vms: this.#namesByMemory() })
     }
+    // QEMUs that nobody is in go first; what that frees, the next look shows.
+    if (vms.giveUpPrepared()) return
     // Clear for now: what was done may have been enough.
     if (this.#pressure.clearSamples > 0 || isPaused() || this.#relieving !== null) return
     this.#relieving = this.#relieve().finally(() => {

@@ -182,8 +182,8 @@ export class CaptureJob {
   accepted(there: { baseline: boolean; siblings: Uint8Array }): void {
     const siblings = SiblingFilter.decode(there.siblings)
     // What QEMU sends comes once: a page whose reference led nowhere could not be sent as content.
-    const mayReferAtAll = this.#pages.memory !== null && !siblings.isEmpty
-    this.#siblings = mayReferAtAll ? siblings : null
+    const mayRefer = this.#pages.memory !== null && !siblings.isEmpty
+    this.#siblings = mayRefer ? siblings : null
     if (there.baseline) this.#sent.addAll(this.#baseline)
     else this.#dropBaseline()
   }
