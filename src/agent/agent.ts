@@ -76,6 +76,7 @@ export class Agent implements AsyncDisposable {
         onChange: () => {
           this.#mesh?.announce()
           space?.onChange()
+          void templates.pageIndex.settled().then(() => hypervisor?.migrations.garbage.workEnded())
         },
         onDiskShort: () => hypervisor?.migrations.keptPages.giveWay() ?? false,
       },

@@ -17,7 +17,7 @@ import type { ChannelHandler, OpenChannel } from '../wire/channel.ts'
 import { Arrivals } from './arrivals.ts'
 import { Doubts } from './doubts.ts'
 import { inDoubt, MigrationError } from './errors.ts'
-import { MoveGarbage } from './garbage.ts'
+import { IdleGarbage } from './garbage.ts'
 import type { SourceHandover } from './handover.ts'
 import { Herd, type HerdMember } from './herd.ts'
 import { MigrationJournal } from './journal.ts'
@@ -99,6 +99,8 @@ export interface MigrationInit {
 
 /** All moves of this node: those away, those here, and those in doubt. */
 export class MigrationService {
+  /** Told of other work that leaves much behind, too. */
+  readonly garbage = new IdleGarbage(() => this.isMoving)
   readonly #components: MigrationComponents
   readonly #reports: MoveReports
   readonly #departures = new Map<MigrationId, SourceMove>()
@@ -111,7 +113,6 @@ export class MigrationService {
   readonly #threads = new PageThreads()
   readonly #kept: KeptPages
   readonly #siblings = new SiblingIndex((id) => this.#components.vms.isRunning(id))
-  readonly #garbage = new MoveGarbage(() => this.isMoving)
   /** Herds until their channels are closed. */
   readonly #herds = new Set<Promise<void>>()
   readonly #doubtReportMs: number
@@ -132,7 +133,7 @@ export class MigrationService {
       kept: this.#kept,
       siblings: this.#siblings,
       coolDownRule: components.coolDownRule ?? ((claimed) => claimed),
-      onEnded: () => this.#garbage.moveEnded(),
+      onEnded: () => this.garbage.workEnded(),
       journal: new MigrationJournal(components.db),
     })
     this.#doubts = new Doubts({
@@ -182,10 +183,10 @@ export class MigrationService {
   /** What this room serves to peers. */
   handlers(): { protocol: string; handler: ChannelHandler }[] {
     const { templates, policy } = this.#components
-    return [
-      ...this.#arrivals.handlers(),
-      { protocol: TEMPLATE_PROTOCOL, handler: serveTemplate(templates, { policy }) },
-    ]
+    const serve = serveTemplate(templates, { policy })
+    const handler: ChannelHandler = (channel, signal) =>
+      serve(channel, signal).finally(() => this.garbage.workEnded())
+    return [...this.#arrivals.handlers(), { protocol: TEMPLATE_PROTOCOL, handler }]
   }
 
   /** Pages of departed VMs that this node keeps, on disk. */
@@ -297,7 +298,7 @@ export class MigrationService {
     await begun
     await this.#reports.save(report)
     this.#departures.delete(migrationId)
-    this.#garbage.moveEnded()
+    this.garbage.workEnded()
     this.#progress.emit(migrationId, null)
     this.#components.onEvent({ kind: 'migration-ended', migrationId, vm, to, outcome })
     return report
