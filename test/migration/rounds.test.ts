@@ -125,3 +125,23 @@ test.each([
   expect(played.throttlePercent).toBeLessThanOrEqual(to)
   expect(played.blackoutMs).toBeLessThanOrEqual(within)
 })
+
+test('a slowed guest that kept ahead of a long round is looked at once more', () => {
+  // 64 MiB, rewritten at 97 MB/s, over 100 Mbit/s: as it was seen. The last but one holds a seventh of what was written.
+  const seen = [
+    [17_206, 69_992_726, 5923, 40],
+    [11_362, 46_029_286, 3927, 90],
+    [1274, 4_757_695, 413, 90],
+    [979, 3_547_523, 313, 90],
+  ] as const
+  const rounds = seen.map(([pages, bytes, ms, throttlePercent]) => ({
+    pages,
+    bytes,
+    ms,
+    linkMs: ms,
+    throttlePercent,
+  }))
+  const limits = { maxBlackoutMs: 300, hardBlackoutMs: 60_000, rttMs: 1, maxBytesPerMs: 100 * MBIT }
+  expect(decideAfterRound(rounds.slice(0, 3), limits).kind).toBe('another-round')
+  expect(decideAfterRound(rounds, limits)).toMatchObject({ kind: 'throttle', percent: 95 })
+})
