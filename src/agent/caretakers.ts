@@ -68,8 +68,12 @@ export function startCaretakers(parts: CaretakerParts, starting: AsyncDisposable
   const loop = new RebalanceLoop(
     {
       ...rooms,
-      ...{ surroundings, relocations, isDraining },
-      ...{ ledger: rebalancer, memory: rebalanceMemory, load: cpuLoad },
+      surroundings,
+      relocations,
+      isDraining,
+      ledger: rebalancer,
+      memory: rebalanceMemory,
+      load: cpuLoad,
     },
     { peerId: mesh.peerId },
   )

@@ -8,7 +8,7 @@ import { compressHere } from './zstd.ts'
  * zstd below level 3 hardly finds anything in a dictionary larger than its hash
  * table: 72 KB of pages that level 3 makes 8.5 KB of.
  */
-const MIN_DELTA_LEVEL = 3
+export const MIN_DELTA_LEVEL = 3
 
 /**
  * Gathers the pages of one batch, group by group, and encodes them. Reused

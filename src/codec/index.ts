@@ -1,6 +1,6 @@
 /** How pages and device state look on the wire. Pure: bytes in, bytes out. */
 export { type DecodedBatch, decodeBatch, type ReferencedPages, type TemplatePages } from './batch-decoder.ts'
-export { BatchEncoder } from './batch-encoder.ts'
+export { BatchEncoder, MIN_DELTA_LEVEL } from './batch-encoder.ts'
 export { classifyPage, ENCODINGS, type Encoding, isPlainDictionary, looksRandom } from './classify.ts'
 export { type Compression, CompressionChoice, PATIENT } from './compression.ts'
 export { compressDeviceState, decompressDeviceState, MAX_DEVICE_STATE_BYTES } from './device-state.ts'

@@ -1,7 +1,18 @@
 import { CHUNK_PAGES } from '../domain/page.ts'
-import { CHUNK_BITMAP_BYTES } from '../wire/template-messages.ts'
+import { CHUNK_BITMAP_BYTES, countPages } from '../wire/template-messages.ts'
 
 /** Sets of pages of one chunk, as their bitmap on the wire: page p is bit p % 8 of byte p / 8. */
+
+/** Some pages of one chunk. */
+export interface WantedPages {
+  chunk: number
+  bitmap: Uint8Array
+}
+
+/** Of all chunks together. */
+export function countWanted(wanted: readonly WantedPages[]): number {
+  return wanted.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
+}
 
 /** Pages of a bitmap, 0..255, ascending. */
 export function pagesOf(bitmap: Uint8Array): number[] {

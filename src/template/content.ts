@@ -1,6 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises'
 import { CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, type PageIndex } from '../domain/page.ts'
-import { pageRuns } from './chunk-pages.ts'
+import { countPages } from '../wire/template-messages.ts'
+import { pageRuns, pagesOf, type WantedPages } from './chunk-pages.ts'
 import { openSized } from './disk.ts'
 import { readFully, writeFully } from './file-bytes.ts'
 import type { DraftFiles, PartSpan, TemplateFiles } from './layout.ts'
@@ -74,6 +75,20 @@ export class TemplateContent implements AsyncDisposable {
       const bytes = (run.end - run.first) * PAGE_BYTES
       await this.#readPages(chunk, run, into.subarray(at, at + bytes))
       at += bytes
+    }
+  }
+
+  /**
+   * Some pages of several chunks, joined.
+   *
+   * @throws TemplateError TEMPLATE_DAMAGED when a file ends early
+   */
+  async readWanted(wanted: readonly WantedPages[], into: Buffer): Promise<void> {
+    let at = 0
+    for (const { chunk, bitmap } of wanted) {
+      const end = at + countPages(bitmap) * PAGE_BYTES
+      await this.readPages(chunk, pagesOf(bitmap), into.subarray(at, end))
+      at = end
     }
   }
 

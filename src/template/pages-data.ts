@@ -1,6 +1,6 @@
 import { promisify } from 'node:util'
 import { constants, zstdCompress, zstdDecompress } from 'node:zlib'
-import { classifyPage, isPlainDictionary, looksRandom } from '../codec/index.ts'
+import { classifyPage, isPlainDictionary, looksRandom, MIN_DELTA_LEVEL } from '../codec/index.ts'
 import { CHUNK_BYTES, PAGE_BYTES } from '../domain/page.ts'
 
 const compress = promisify(zstdCompress)
@@ -15,9 +15,6 @@ const COMPRESSION_LEVEL = 1
  */
 const OUTPUT_BYTES = CHUNK_BYTES + 16 * 1024
 
-/** Below it zstd hardly finds anything in a large dictionary. */
-const DIFFERENCE_LEVEL = 3
-
 /** zstd on libuv's threads, whatever comes of it. */
 export function compressBytes(bytes: Uint8Array): Promise<Buffer> {
   return compress(bytes, {
@@ -29,7 +26,7 @@ export function compressBytes(bytes: Uint8Array): Promise<Buffer> {
 /** With another dictionary zstd would decompress to other bytes of the right length, and say nothing: a checksum tells. */
 function compressDifference(bytes: Uint8Array, dictionary: Uint8Array): Promise<Buffer> {
   return compress(bytes, {
-    params: { [constants.ZSTD_c_compressionLevel]: DIFFERENCE_LEVEL, [constants.ZSTD_c_checksumFlag]: 1 },
+    params: { [constants.ZSTD_c_compressionLevel]: MIN_DELTA_LEVEL, [constants.ZSTD_c_checksumFlag]: 1 },
     dictionary,
     chunkSize: OUTPUT_BYTES,
   })

@@ -6,14 +6,13 @@ import type { TemplateId } from '../domain/template.ts'
 import type { Channel, ChannelHandler } from '../wire/channel.ts'
 import {
   type ChunkHashes,
-  countPages,
   MAX_TEMPLATE_REQUEST_BYTES,
   type TemplateReply,
   type TemplateRequest,
   templateReplyCodec,
   templateRequestCodec,
 } from '../wire/template-messages.ts'
-import { bitmapOf, pagesOf } from './chunk-pages.ts'
+import { bitmapOf, countWanted } from './chunk-pages.ts'
 import { TemplateContent } from './content.ts'
 import { TemplateError } from './errors.ts'
 import { CHUNK_HASHES_BYTES, HASH_BYTES, ZERO_PAGE_HASH } from './hashing.ts'
@@ -178,14 +177,8 @@ async function reply(served: ServedTemplate, request: TemplateRequest): Promise<
     return { pageHashes: { chunks: lists } }
   }
   const { chunks, similar: similarId } = request.pages
-  const count = chunks.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
-  const pages = served.pages.subarray(0, count * PAGE_BYTES)
-  let at = 0
-  for (const { chunk, bitmap } of chunks) {
-    const end = at + countPages(bitmap) * PAGE_BYTES
-    await content.readPages(chunk, pagesOf(bitmap), pages.subarray(at, end))
-    at = end
-  }
+  const pages = served.pages.subarray(0, countWanted(chunks) * PAGE_BYTES)
+  await content.readWanted(chunks, pages)
   const similar = similarId ? await served.similar(similarId) : null
   // One that is damaged here helps nobody.
   const similarPages = await similar?.read(chunks).catch(() => null)

@@ -11,6 +11,7 @@ import {
   templateReplyCodec,
   templateRequestCodec,
 } from '../wire/template-messages.ts'
+import { countWanted, type WantedPages } from './chunk-pages.ts'
 import { TemplateError } from './errors.ts'
 import { MAX_MANIFEST_BYTES } from './manifest.ts'
 import { decodePages, decompressBytes } from './pages-data.ts'
@@ -29,13 +30,6 @@ export interface TemplateProvider {
 /** @param peers - peer ids */
 export function templateProviders(peers: readonly string[], open: OpenChannel): TemplateProvider[] {
   return peers.map((peer) => ({ peer, open: (signal) => open(peer, TEMPLATE_PROTOCOL, signal) }))
-}
-
-/** Some pages of one chunk. */
-export interface WantedPages {
-  chunk: number
-  /** See chunk-pages.ts. */
-  bitmap: Uint8Array
 }
 
 /**
@@ -136,7 +130,7 @@ export class TemplateSession {
    * @param similar - of a template that the provider may have, too
    */
   async pages(wanted: readonly WantedPages[], similar: SimilarPages | null = null): Promise<Buffer> {
-    const count = wanted.reduce((sum, { bitmap }) => sum + countPages(bitmap), 0)
+    const count = countWanted(wanted)
     const used = similar?.isSound ? similar : null
     const request = { templateId: this.#templateId, pages: { chunks: [...wanted], similar: used?.id ?? '' } }
     const pages = await this.#ask(request, async (reply) => {

@@ -81,9 +81,10 @@ export function templateRam(agent: AgentUnderTest, templateId: string): string {
 
 /**
  * Both agents of one mesh. They are in their hosts' namespaces, and so is the
- * QEMU that they start: stock QEMU alone is started by a way into them. Identities are made before the first start: where
- * there is no way between the nodes but through doors, a join token, which
- * holds the address that an agent listens at, leads nowhere.
+ * QEMU that they start: stock QEMU alone is started by a way into them.
+ * Identities are made before the first start: where there is no way between the
+ * nodes but through doors, a join token, which holds the address that an agent
+ * listens at, leads nowhere.
  */
 async function startAgents(
   { dir, link, qemu }: { dir: string; link: Link; qemu: string },

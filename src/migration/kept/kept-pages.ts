@@ -32,12 +32,11 @@ export class KeptPages {
   /** Removes what a crash has left half-written, and tables of VMs that are not here any more. */
   async start(isHere: (id: VmId) => boolean): Promise<void> {
     this.#isHere = isHere
-    for (const dir of [this.#pagesDir, this.#tablesDir]) await mkdir(dir, { recursive: true, mode: 0o700 })
-    for (const name of await readdir(this.#pagesDir)) {
-      if (name.endsWith(DRAFT_SUFFIX)) await rm(join(this.#pagesDir, name), { force: true })
-    }
-    for (const name of await readdir(this.#tablesDir)) {
-      if (name.endsWith(DRAFT_SUFFIX)) await rm(join(this.#tablesDir, name), { force: true })
+    for (const dir of [this.#pagesDir, this.#tablesDir]) {
+      await mkdir(dir, { recursive: true, mode: 0o700 })
+      for (const name of await readdir(dir)) {
+        if (name.endsWith(DRAFT_SUFFIX)) await rm(join(dir, name), { force: true })
+      }
     }
     await this.#dropTables()
     await this.#evict()
